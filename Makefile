@@ -1,0 +1,104 @@
+# One line per job; `make` alone lists them. Every job makes the environment it needs.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+PIP := -m pip --disable-pip-version-check --quiet --no-input
+TOLLBOARD_CHAOS_KILLS ?= 500
+PYTEST_FLAGS ?=
+
+# The first Python that is new enough; `make PYTHON=/path/to/python test` chooses another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# The rooms that promise 95 % of their branches.
+COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
+
+.PHONY: help demo test format lint types imports check bench chaos lock clean
+
+help: ## list the jobs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: .venv/.core ## show the main job in a temporary directory, with core dependencies only
+	$(BIN)/tollboard demo
+
+test: .venv/.all ## run every test but the soak ones, then hold the coverage of runtime/ and store/
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= $(PYTEST_FLAGS)
+	@$(foreach room,$(COVERED),echo "Coverage of $(room)"; \
+		$(BIN)/coverage report --include='$(room)/*' --fail-under=95 || exit 1;)
+
+format: .venv/.all ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: .venv/.all ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.all ## check types, strictly
+	$(BIN)/mypy
+
+imports: .venv/.all ## check that imports point downwards only
+	$(BIN)/lint-imports
+
+check: lint types imports ## lint, types and imports
+
+bench: .venv-bench/.all ## measure ourselves beside the peers and write benchmarks/RESULTS.md
+	.venv-bench/bin/python benchmarks/run.py
+
+chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
+	$(BIN)/python -m pytest tests/acceptance/test_chaos.py -m chaos --timeout=0 \
+		--chaos-kills=$(TOLLBOARD_CHAOS_KILLS) $(PYTEST_FLAGS)
+
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml
+
+lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versions
+	$(LOCK) --all-extras --group dev --output-file requirements.lock
+	$(LOCK) --constraints requirements.lock --output-file requirements-core.lock
+	$(LOCK) --constraints requirements.lock --group bench --output-file requirements-bench.lock
+
+clean: ## remove environments, caches and build output
+	rm -rf .venv .venv-bench build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments -----------------------------------------------------------------------------------------------
+
+define make-venv
+	@test -n "$(PYTHON)" || { echo "Tollboard needs Python 3.11 or newer, but python3 is:" \
+		"$$(python3 -V 2>&1 || true)." "Install one (apt-get install python3.11 python3.11-venv) or name it:" \
+		"make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Tollboard needs Python 3.11 or newer, but $(PYTHON) is: $$("$(PYTHON)" -V 2>&1)." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments." \
+		"On Debian or Ubuntu run: apt-get install" \
+		"$$("$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(@D)
+	@touch $@
+endef
+
+# $(1) is the environment, $(2) the lock. pip checks the hashes because the lock has them.
+define install
+	$(1)/bin/python $(PIP) install -r $(2)
+	$(1)/bin/python $(PIP) install --no-deps -e .
+endef
+
+.venv/.made .venv-bench/.made:
+	$(make-venv)
+
+.venv/.core: .venv/.made requirements-core.lock pyproject.toml
+	$(call install,.venv,requirements-core.lock)
+	@touch $@
+
+.venv/.all: .venv/.made requirements.lock pyproject.toml
+	$(call install,.venv,requirements.lock)
+	@touch .venv/.core $@
+
+.venv-bench/.all: .venv-bench/.made requirements-bench.lock pyproject.toml
+	$(call install,.venv-bench,requirements-bench.lock)
+	@touch $@
+
+# Only for the first lock: afterwards uv comes from the lock itself.
+$(BIN)/uv: | .venv/.made
+	$(BIN)/python $(PIP) install uv

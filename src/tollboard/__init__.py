@@ -1,0 +1,1 @@
+"""Tollboard: a switchboard for long-lived AI agents."""

@@ -1,0 +1,52 @@
+"""What every test shares: a clean environment, a short private state directory, hypothesis profiles, chaos length."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHORT_CHAOS_KILLS = 25
+CHAOS_KILLS_VARIABLE = "TOLLBOARD_CHAOS_KILLS"  # kept: the test workers read it again
+
+# No test may meet the state directory, the settings or the account of whoever runs it. Done once, at import, so that
+# fixtures of every scope and the programs they start see the same clean environment.
+for _variable in list(os.environ):
+    if _variable.startswith(("TOLLBOARD_", "ANTHROPIC_", "CLAUDE")) and _variable != CHAOS_KILLS_VARIABLE:
+        del os.environ[_variable]
+
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=60, print_blob=True, **_PATIENT)
+settings.register_profile("dev", max_examples=60, **_PATIENT)
+settings.register_profile("soak", max_examples=2000, print_blob=True, **_PATIENT)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --chaos-kills."""
+    parser.addoption(
+        "--chaos-kills",
+        type=int,
+        default=int(os.environ.get(CHAOS_KILLS_VARIABLE, SHORT_CHAOS_KILLS)),
+        help=f"how often the chaos test kills the daemon ({CHAOS_KILLS_VARIABLE}, else {SHORT_CHAOS_KILLS})",
+    )
+
+
+@pytest.fixture
+def chaos_kills(request: pytest.FixtureRequest) -> int:
+    """Return how often the chaos test kills the daemon."""
+    return int(request.config.getoption("--chaos-kills"))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Yield a private state directory, short enough for a unix socket (a path of 107 bytes), and remove it after."""
+    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    path.chmod(0o700)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,188 @@
+"""Process trees: finding every process of a session and ending all of them. Used by the backends that start programs
+and by the daemon, which reaps what a killed daemon left behind.
+
+A kill of the process group is not enough: agent programs start each command with `setsid`, in a group and a session of
+its own, and when the program is killed the command is adopted by init. So a session's processes are found in two ways
+at once: by descent from the program, looked up BEFORE anything is killed, and by the `NAME=VALUE` marker in their
+environment, which a child inherits however far it moves away.
+
+A process is known by its pid and its start time (psutil compares both before each signal), so a pid that was reused
+meanwhile is never signalled. Whatever blocks (reading /proc, waiting for an exit) runs on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+
+import psutil
+
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
+
+Marker = tuple[str, str]
+
+TERM_WAIT_S = 3.0
+KILL_WAIT_S = 5.0
+
+
+def identify(pid: int) -> psutil.Process | None:
+    """Return the process that has this pid now, remembered by its start time too; `None` if there is none."""
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+async def find_processes(
+    *, roots: Iterable[psutil.Process] = (), marker: Marker | None = None
+) -> list[psutil.Process]:
+    """Return the roots, all their descendants, and all processes that carry the marker; never this process."""
+    return await asyncio.to_thread(_find, list(roots), _equals(marker))
+
+
+async def end_processes(
+    *,
+    roots: Iterable[psutil.Process] = (),
+    marker: Marker | None = None,
+    keep: Iterable[psutil.Process] = (),
+    term_wait_s: float = TERM_WAIT_S,
+) -> ProcessReport:
+    """End what `find_processes` finds, sparing `keep`; roots may be a snapshot taken earlier, some of it gone by now.
+
+    Each is asked with SIGTERM, given `term_wait_s` seconds, then killed; afterwards everything is looked up again and
+    what is still there is reported. Idempotent.
+    """
+    return await asyncio.to_thread(_end, list(roots), _equals(marker), frozenset(keep), term_wait_s)
+
+
+async def reap(name: str, predicate: Callable[[str], bool]) -> ProcessReport:
+    """End every process whose environment has the variable `name` with a value that the predicate accepts.
+
+    The daemon calls it at start-up with its own state directory's prefix, for what a killed daemon left behind.
+    """
+
+    def matches(env: dict[str, str]) -> bool:
+        return name in env and predicate(env[name])
+
+    return await asyncio.to_thread(_end, [], matches, frozenset(), TERM_WAIT_S)
+
+
+Matches = Callable[[dict[str, str]], bool]
+
+
+def _equals(marker: Marker | None) -> Matches | None:
+    if marker is None:
+        return None
+    name, value = marker
+    return lambda env: env.get(name) == value
+
+
+def _find(roots: Iterable[psutil.Process], matches: Matches | None) -> list[psutil.Process]:
+    found = {process for root in roots for process in _family(root)}
+    if matches is not None:
+        # The marker first, then descent again: a marked process may have cleaned its child's environment.
+        for process in psutil.process_iter():
+            if process not in found and _carries(process, matches):
+                found |= set(_family(process))
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def _family(root: psutil.Process) -> list[psutil.Process]:
+    """Return the process and its descendants, or nothing if it is gone; a stranger with its pid counts as gone."""
+    try:
+        return [root, *root.children(recursive=True)] if root.is_running() else []
+    except psutil.Error:
+        return []
+
+
+def _carries(process: psutil.Process, matches: Matches) -> bool:
+    try:
+        return matches(process.environ())
+    except (psutil.Error, OSError):
+        return False  # another user's process, a zombie, or gone: not one that we started
+
+
+def _end(
+    roots: list[psutil.Process], matches: Matches | None, keep: frozenset[psutil.Process], term_wait_s: float
+) -> ProcessReport:
+    """Ask, wait, kill, wait; looking again before each wave for what was started meanwhile."""
+    targets = _ours(_find(roots, matches), keep)
+    if not targets:
+        return NO_PROCESSES
+    left = _signal_and_wait(targets, psutil.Process.terminate, term_wait_s)
+    late = _ours(_find(left, matches), keep)
+    left = _signal_and_wait(late, psutil.Process.kill, KILL_WAIT_S)
+    left = list({*left, *_ours(_find([], matches), keep)})
+    return ProcessReport(
+        killed=tuple(sorted({p.pid for p in (*targets, *late)} - {p.pid for p in left})),
+        unverified=tuple(_describe(process) for process in left),
+    )
+
+
+def _ours(processes: Iterable[psutil.Process], keep: frozenset[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process not in keep and _alive(process)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Return whether it is this very process and still does something; a zombie only waits for its parent."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _signal_and_wait(
+    processes: list[psutil.Process], send: Callable[[psutil.Process], None], wait_s: float
+) -> list[psutil.Process]:
+    """Signal the processes and return those that are still alive after at most `wait_s` seconds."""
+    for process in processes:
+        try:
+            send(process)
+        except psutil.Error:
+            continue  # gone, or not ours to signal: the wait below tells which
+    wait_gone(processes, wait_s)
+    return [process for process in processes if _alive(process)]
+
+
+def wait_gone(processes: Iterable[psutil.Process], wait_s: float) -> None:
+    """Block until all the processes have ended or `wait_s` seconds are over; for a thread, never for the loop."""
+    if not hasattr(os, "pidfd_open"):
+        psutil.wait_procs([p for p in processes if _alive(p)], timeout=wait_s)
+        return
+    # psutil would reap a child of ours and so take its exit code away from asyncio; a pidfd only watches.
+    poll, fds = select.poll(), {fd for process in processes if (fd := _watch(process)) is not None}
+    try:
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        until, left = time.monotonic() + wait_s, set(fds)
+        while left and (rest_s := until - time.monotonic()) > 0:
+            for fd, _ in poll.poll(rest_s * 1000):
+                poll.unregister(fd)
+                left.discard(fd)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _watch(process: psutil.Process) -> int | None:
+    """Return a descriptor that becomes readable when the process ends, `None` when it has ended."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError:
+        return None
+    if _alive(
+        process
+    ):  # looked at after the open, so that the descriptor is of this process and no successor
+        return fd
+    os.close(fd)
+    return None
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"pid {process.pid} ({process.name()}) is still {process.status()}"
+    except psutil.Error:
+        return f"pid {process.pid} could not be looked at"

@@ -1,0 +1,345 @@
+"""What the Switchboard's verbs return: frozen values, the same in Python, over HTTP, in the CLI's JSON and in MCP.
+
+Times are Unix seconds, durations seconds. Text that an agent or a tool wrote is data and is never interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from tollboard.runtime.event import Usage
+
+
+class Life(StrEnum):
+    """Whether a session is part of the fleet."""
+
+    LIVE = "live"
+    STOPPED = "stopped"
+    """Its history can still be read; its name is free."""
+    DEAD = "dead"
+    """It crashed and was not restarted, or could not be brought back at start-up; see `problem`."""
+
+
+class TurnStatus(StrEnum):
+    """How a turn of the history ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class RequestState(StrEnum):
+    """How far a request has come."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    ENDED = "ended"
+
+
+class ApprovalState(StrEnum):
+    """How an approval stands."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    EDITED = "edited"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    """Its turn ended first: interrupted, timed out, stopped, or the daemon ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as the store keeps it."""
+
+    id: str
+    name: str
+    path: str
+    backend: str
+    options: Mapping[str, object] = field(repr=False)
+    life: Life
+    halted: bool
+    created_at: float
+    stopped_at: float | None = None
+    problem: str | None = None
+    provider_session_id: str | None = None
+    effective: Mapping[str, str] = field(default_factory=dict)
+    turns: int = 0
+    """The seq of the newest history entry; entries are numbered from 1 without gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """A session as it stands now. Costs the same whatever the length of its history."""
+
+    id: str
+    name: str
+    path: str
+    backend: str
+    life: Life
+    phase: Literal["idle", "processing", "stopped", "dead"]
+    halted: bool
+    needs_decision: bool
+    queued: int
+    in_flight: str | None
+    turns: int
+    created_at: float
+    stopped_at: float | None
+    provider_session_id: str | None
+    asked: Mapping[str, str]
+    """Model, permission mode and directory as they were asked for."""
+    effective: Mapping[str, str]
+    """The same as the provider reported them after the last start; empty until it did."""
+    alarms: tuple[str, ...]
+    """Each difference between `asked` and `effective`, and whatever else a person should look at."""
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished turn of a session's history."""
+
+    session: str
+    seq: int
+    ref: str
+    status: TurnStatus
+    prompt: str = field(repr=False)
+    text: str | None = field(repr=False)
+    error: str | None = field(repr=False)
+    """A short reason code and, after a colon, what happened; `None` when the turn is ok."""
+    usage: Usage | None
+    duration_s: float
+    attempt: int
+    started_at: float
+    completed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a request is on its way. `inferred` is true when the state was concluded, not reported (S22)."""
+
+    ref: str
+    session: str
+    state: RequestState
+    position: int | None
+    """1 for the next in the mailbox; `None` unless queued."""
+    accepted_at: float
+    started_at: float | None
+    ended_at: float | None
+    outcome: str | None
+    """`completed`, or the reason it ended with; `None` until it ended."""
+    inferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PollPending:
+    """Queued or in flight."""
+
+    receipt: Receipt
+    status: Literal["pending"] = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class PollCompleted:
+    """The turn completed."""
+
+    receipt: Receipt
+    text: str = field(repr=False)
+    entry: Entry
+    status: Literal["completed"] = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class PollFailed:
+    """The request ended without a response. `entry` is `None` if it never became a turn (cancelled, stopped)."""
+
+    receipt: Receipt
+    reason: str
+    detail: str = field(repr=False)
+    entry: Entry | None
+    status: Literal["failed"] = "failed"
+
+
+Poll = PollPending | PollCompleted | PollFailed
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReport:
+    """What is done and what is not. `timed_out` says that the limit came first."""
+
+    done: tuple[Poll, ...]
+    pending: tuple[Poll, ...]
+    timed_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One version of the manager's text on a session. Version 0 with empty text: nobody has written one."""
+
+    session: str
+    version: int
+    text: str = field(repr=False)
+    author: str
+    at: float | None
+    turns_since: int
+    """How many turns have ended since it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxSession:
+    """One session's part of an inbox: what is new for this reader, with the summary."""
+
+    session: str
+    unread: int
+    cursor: int
+    """The seq this reader had acknowledged before this call."""
+    acked: int
+    """The seq after this call; the same as `cursor` unless `ack` was given."""
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """New finished turns, newest last. `more` is true when there are more than were shown; ask again after an ack."""
+
+    reader: str
+    entries: tuple[Entry, ...]
+    sessions: tuple[InboxSession, ...]
+    approvals: int
+    """How many approvals wait for a decision."""
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Turns of a session, oldest first. `next_before` continues towards older turns; `None` when there are none."""
+
+    session: str
+    session_id: str
+    entries: tuple[Entry, ...]
+    total: int
+    next_before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What `send` answers: the ref, and the receipt at that moment. `repeated`: the idempotency key was known."""
+
+    ref: str
+    receipt: Receipt
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastItem:
+    """One session's part of a broadcast: a ref, or the error's code and message."""
+
+    session: str
+    ref: str | None
+    error: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Whether a turn was in flight and was ended."""
+
+    session: str
+    acted: bool
+    ref: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRequest:
+    """A queued request."""
+
+    ref: str
+    session: str
+    accepted_at: float
+    preview: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HaltReport:
+    """What a halt froze or a resume released: the sessions it changed, and the queued requests."""
+
+    sessions: tuple[str, ...]
+    held: tuple[HeldRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """What stopping a session did. `unverified`: what could not be made sure of, in words."""
+
+    session: str
+    id: str
+    failed: tuple[str, ...]
+    """Refs that were queued or in flight and ended with `stopped`."""
+    killed: tuple[int, ...]
+    unverified: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """One guarded call that waits, or waited, for a person."""
+
+    id: str
+    session: str
+    ref: str
+    path: str
+    """Where in the tree of sub-agents it was asked; the session's name when the session itself asked."""
+    tool: str
+    arguments: Mapping[str, object] = field(repr=False)
+    display: str = field(repr=False)
+    allowed: tuple[str, ...]
+    state: ApprovalState
+    requested_at: float
+    decided_at: float | None = None
+    decided_by: str | None = None
+    """Which surface and which client answered, e.g. `cli:alice`; for an expired one, why it expired."""
+    decision: Mapping[str, object] | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedItem:
+    """One numbered row of the tail. `data` is small and depends on `kind`; see docs/reference/feed.md."""
+
+    seq: int
+    at: float
+    session: str
+    ref: str | None
+    kind: str
+    data: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """Feed items after a number. `missed`: how many were dropped by retention before the first one shown."""
+
+    items: tuple[FeedItem, ...]
+    last_seq: int
+    """Continue after this number; it may be beyond the last item shown when a filter hid some."""
+    missed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """A backend and whether it could work here."""
+
+    name: str
+    available: bool
+    detail: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who called: the surface and the client's own name, e.g. `cli` and `alice`. Recorded with decisions (S27)."""
+
+    surface: str = "python"
+    client: str = "local"
+
+    def __str__(self) -> str:
+        return f"{self.surface}:{self.client}"

@@ -1,0 +1,125 @@
+"""Questions of a turn that wait for a person: asked once, answered once, ended with the turn (R16, S14)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tollboard.errors import AlreadyDecided, ApprovalNotFound
+from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, Reject, check_decision
+from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED
+
+if TYPE_CHECKING:
+    from tollboard.clock import Timer
+    from tollboard.runtime.machine import Machine
+    from tollboard.runtime.runtime import Runtime
+    from tollboard.runtime.turn import Turn
+
+ENDED = Reject("the turn ended before anyone decided")
+
+
+class PendingApproval:
+    """One question that waits."""
+
+    __slots__ = ("answer", "approval", "asked", "machine", "taken", "timer")
+
+    def __init__(self, machine: Machine, approval: Approval) -> None:
+        self.machine = machine
+        self.approval = approval
+        self.asked = machine.clock.monotonic()
+        self.answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self.taken = False
+        self.timer: Timer | None = None
+
+    def close(self, decision: Decision, by: str) -> None:
+        """Take the question off the board, answer whoever asked, emit."""
+        self.machine.runtime.approvals.pop(self.approval.id, None)
+        mine = self.machine.approvals
+        if mine is not None and mine.pop(self.approval.id, None) is not None and not mine:
+            self.machine.approvals = None
+            if self.machine.turn is not None:
+                self.machine.turn.go_on()
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.answer.done():
+            self.answer.set_result(decision)
+        self.machine.telemetry.execute(
+            APPROVAL_DECIDED,
+            {"waited_s": self.machine.clock.monotonic() - self.asked},
+            {"agent": self.machine.name, "ref": self.approval.ref, "approval": self.approval,
+             "decision": decision, "by": by},
+        )  # fmt: skip
+
+
+async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
+    """Put a question on the board and wait for the decision. The watchdog of the turn stands still meanwhile."""
+    machine = turn.machine
+    if turn.over:
+        return ENDED
+    approval = Approval(machine.runtime.new_ref(), machine.name, turn.ref, request, machine.clock.time())
+    pending = PendingApproval(machine, approval)
+    if machine.approvals is None:
+        machine.approvals = {}
+        turn.stand_still()
+    machine.approvals[approval.id] = pending
+    # Durable before anyone can see it: an answer to a question that a crash forgot would go nowhere.
+    commit = machine.journal.approval_requested(approval)
+    try:
+        if commit is not None:
+            await commit
+        if turn.over or pending.answer.done():
+            return ENDED
+        machine.runtime.approvals[approval.id] = pending
+        limit = machine.options.approval_timeout_s
+        if limit is not None:
+            pending.timer = machine.clock.call_later(
+                limit, lambda: expire(pending, f"nobody decided within {limit:g} s")
+            )
+        machine.telemetry.execute(
+            APPROVAL_REQUESTED, {}, {"agent": machine.name, "ref": turn.ref, "approval": approval}
+        )
+        return await asyncio.shield(pending.answer)
+    finally:
+        if not pending.answer.done():
+            expire(pending, "the asking call was given up")
+
+
+async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str) -> Approval:
+    """Answer a question. Exactly one of several callers wins; the decision is durable before it takes effect.
+
+    Raises ApprovalNotFound, AlreadyDecided, InvalidDecision (it still waits then), StoreError (likewise).
+    """
+    pending = runtime.approvals.get(approval_id)
+    if pending is None:
+        raise ApprovalNotFound(f"no approval {approval_id} waits for a decision")
+    if pending.taken:
+        raise AlreadyDecided(f"approval {approval_id} was answered a moment ago by someone else")
+    check_decision(decision, pending.approval.request)
+    pending.taken = True
+    try:
+        commit = pending.machine.journal.approval_closed(pending.approval, decision, by)
+        if commit is not None:
+            await commit
+    except BaseException:
+        pending.taken = False
+        raise
+    if pending.answer.done():
+        raise AlreadyDecided(
+            f"approval {approval_id} ended with its turn while the decision was being recorded"
+        )
+    pending.close(decision, by)
+    return pending.approval
+
+
+def expire(pending: PendingApproval, why: str) -> None:
+    """End a question nobody answered: the one who asked gets a rejection that says why."""
+    if pending.answer.done():
+        return
+    pending.machine.journal.approval_closed(pending.approval, None, why)
+    pending.close(Reject(why), why)
+
+
+def expire_all(machine: Machine, why: str) -> None:
+    """End every question of a turn that is over."""
+    for pending in tuple((machine.approvals or {}).values()):
+        expire(pending, why)

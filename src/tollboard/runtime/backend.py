@@ -1,0 +1,106 @@
+"""The contract of a backend: how a prompt reaches a model. Implementations live in `tollboard.backends`.
+
+A backend adapts one provider. It is stateless between sessions; what belongs to a conversation lives in the session
+object that `start_session` returns and that the runtime hands back for every prompt. `tollboard.testing` ships the
+conformance suite every backend must pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from tollboard.errors import Unsupported
+from tollboard.runtime.approval import ApprovalRequest, Decision
+from tollboard.runtime.event import Event
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """What ending a session did to its processes: the pids that were killed, and what could not be verified (S26)."""
+
+    killed: tuple[int, ...] = ()
+    unverified: tuple[str, ...] = ()
+
+
+NO_PROCESSES = ProcessReport()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a backend could work here. `mend` says what to do when it could not; empty when all is well."""
+
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+class Turn(Protocol):
+    """What a backend sees of the turn it works for."""
+
+    ref: str
+    attempt: int
+
+    async def request_approval(self, request: ApprovalRequest) -> Decision:
+        """Wait for a person to decide; may be called from any task of the backend.
+
+        The watchdog stands still meanwhile. When the turn ends first, the answer is a `Reject` that says so.
+        """
+
+    async def checkpoint(self, provider_session_id: str, effective: Mapping[str, str] | None = None) -> None:
+        """Make the conversation's id durable as soon as it is known, so that no later failure loses it (R34).
+
+        `effective` is what the provider says it really runs with, by the option's name: `model`,
+        `permission_mode`, `cwd`. Call it again whenever it changes.
+        """
+
+
+class Backend(ABC, Generic[S]):
+    """One provider. All methods are called on the event loop; none may block it."""
+
+    name: ClassVar[str]
+    """The name people type; unique."""
+    extra: ClassVar[str | None] = None
+    """The extra of the distribution that brings what it needs, `None` when nothing more is needed."""
+
+    @abstractmethod
+    async def start_session(self, options: Mapping[str, object]) -> S:
+        """Return a new session. Called once, before `start_agent` returns.
+
+        `options` are the caller's, untouched, plus `cwd` for a session of the fleet and `env_marker`, a `NAME=VALUE`
+        that every process started for this session must carry in its environment. Must be quick: a program is
+        started at the first prompt. Raises InvalidOption for an unknown or bad option, listing the known ones, and
+        BackendUnavailable when a needed extra or program is missing.
+        """
+
+    @abstractmethod
+    async def resume_session(self, provider_session_id: str, options: Mapping[str, object]) -> S:
+        """Return a session that goes on with an earlier conversation; called after a restart.
+
+        Must be quick too. A conversation that turns out to be gone fails the next turn with an error event that says
+        so; it must never silently start anew.
+        """
+
+    @abstractmethod
+    def prompt(self, session: S, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Run one turn: an async generator that yields events and exactly one terminal event, last.
+
+        Called by the turn, never concurrently for one session. The runtime always closes the generator; closing it
+        early (interrupt, watchdog, stop) must end everything the turn started, and leave the session usable.
+        """
+
+    @abstractmethod
+    async def terminate_session(self, session: S) -> ProcessReport:
+        """End the session and every process it started; called once, last, also after a crash. Idempotent."""
+
+    async def reset_session(self, session: S) -> S:
+        """Return a session with a fresh conversation and the same options; called only between turns."""
+        raise Unsupported(f"backend {self.name!r} cannot start a fresh conversation")
+
+    async def check(self) -> Health:
+        """Say whether this backend could work here (program, login); what `tollboard doctor` shows. Calls no model."""
+        return Health(ok=True, detail="built in")

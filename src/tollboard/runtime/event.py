@@ -1,0 +1,118 @@
+"""The items of a backend's stream. Values only; `repr` never shows content (R49)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and cost of one turn as the provider reported them; `None` means not reported, never zero."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """A piece of the agent's text. Pieces with the same `message` belong to one message."""
+
+    kind: ClassVar[str] = "text"
+    text: str = field(repr=False)
+    message: str = ""
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUseEvent:
+    """The agent calls a tool."""
+
+    kind: ClassVar[str] = "tool_use"
+    id: str
+    tool: str
+    arguments: Mapping[str, object] = field(repr=False, default_factory=dict)
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return len(repr(self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultEvent:
+    """What a tool answered."""
+
+    kind: ClassVar[str] = "tool_result"
+    id: str
+    content: str = field(repr=False)
+    is_error: bool = False
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return len(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """A usage report inside the turn; the last one counts."""
+
+    kind: ClassVar[str] = "usage"
+    usage: Usage
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeEvent:
+    """Something the backend wants a person to know: a retry, a rate limit, a changed setting."""
+
+    kind: ClassVar[str] = "notice"
+    name: str
+    message: str = field(repr=False, default="")
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return len(self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEvent:
+    """The successful end of the stream. `text` is the final answer; `None` means: join the text events.
+
+    `session`, if given, replaces the backend session, and only on success (E18).
+    """
+
+    kind: ClassVar[str] = "result"
+    text: str | None = field(repr=False, default=None)
+    usage: Usage | None = None
+    session: object | None = field(repr=False, default=None)
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return 0 if self.text is None else len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEvent:
+    """The failed end of the stream. `message` is for people and may quote the provider."""
+
+    kind: ClassVar[str] = "error"
+    message: str = field(repr=False)
+    usage: Usage | None = None
+
+    def size(self) -> int:
+        """Return roughly how many bytes of content this carries."""
+        return len(self.message)
+
+
+Event = TextEvent | ToolUseEvent | ToolResultEvent | UsageEvent | NoticeEvent | ResultEvent | ErrorEvent
+TERMINAL = (ResultEvent, ErrorEvent)

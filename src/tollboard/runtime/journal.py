@@ -1,0 +1,71 @@
+"""What must be remembered, and when: the contract between one agent and whatever keeps its requests.
+
+The runtime calls these methods synchronously, from the loop, in the order things happen; an implementation must keep
+that order. Each returns something to await until it is durable, or `None` when there is nothing to wait for.
+The written rule is: commit, then resolve, then emit. A turn waits for `started` before the backend sees the
+prompt (nothing runs twice unasked) and for `finished` before its ref resolves (a result that was shown is kept).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
+
+from tollboard.runtime.approval import Approval, Decision
+from tollboard.runtime.request import Request
+from tollboard.runtime.results import Outcome
+
+Commit = Awaitable[None]
+
+
+class Journal(Protocol):
+    """Remembers one agent. A commit raises StoreError when the write failed."""
+
+    def accepted(self, request: Request) -> Commit | None:
+        """Remember a request before its ref is handed out. Called by the machine, once for each request."""
+
+    def started(self, request: Request) -> Commit | None:
+        """Remember that a turn for this request is about to reach the backend. Called again for each retry."""
+
+    def finished(self, request: Request, outcome: Outcome, duration_s: float) -> Commit | None:
+        """Remember the one outcome of a request.
+
+        Called once for each accepted request, also for those withdrawn before they ran (`started_at is None`).
+        """
+
+    def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Commit | None:
+        """Remember the backend conversation's id, and the settings the provider says it really runs with (S24)."""
+
+    def halted(self, halted: bool) -> Commit | None:
+        """Remember that the mailbox was frozen or released."""
+
+    def approval_requested(self, approval: Approval) -> Commit | None:
+        """Remember a question before it is shown to anyone."""
+
+    def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Commit | None:
+        """Remember the decision; `None` means the turn ended first, and `by` says why."""
+
+
+class NullJournal:
+    """Remembers nothing."""
+
+    def accepted(self, request: Request) -> None:
+        """Do nothing."""
+
+    def started(self, request: Request) -> None:
+        """Do nothing."""
+
+    def finished(self, request: Request, outcome: Outcome, duration_s: float) -> None:
+        """Do nothing."""
+
+    def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> None:
+        """Do nothing."""
+
+    def halted(self, halted: bool) -> None:
+        """Do nothing."""
+
+    def approval_requested(self, approval: Approval) -> None:
+        """Do nothing."""
+
+    def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> None:
+        """Do nothing."""

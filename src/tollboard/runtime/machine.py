@@ -1,0 +1,539 @@
+"""THE state machine of an agent: phases, flags, the table of legal inputs, one synchronous method per input.
+
+Rules:
+1. Every change of an agent's state happens here or, inside a busy period, in `turn.py`. Nobody else writes a field.
+2. A method here never awaits and never calls user code, except a plain `handle_event` or `post_run` of an idle agent.
+3. The loop is the lock: a method runs to completion, so a check and the change that depends on it cannot be parted
+   (E35: "is it busy?" and "then queue it" are one step).
+4. An idle agent owns no task, no mailbox object and no future. A busy period owns one task, which runs turns until
+   nothing is left to run. At most one lingering timer is shared by all turns of an agent.
+5. Control never queues behind work: interrupt, halt, cancel, status and stop act at once, in any phase that allows
+   them, and an interrupt acts on the turn it was meant for or on none (see `Turn.end`).
+6. There is one door to halted (`freeze`), one ending of a request (`settle`), one way out of a busy period (`rest`).
+
+    phase       may go to                 when
+    IDLE        PROCESSING                a prompt or an event arrives, resume with a full mailbox
+    PROCESSING  IDLE                      nothing is left that may run
+    IDLE, PROCESSING  STOPPING            stop, drain once the turn ended, a crash
+    STOPPING    DEAD                      everything that belonged to the agent has ended
+
+`halted` and `draining` are flags beside the phase.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from tollboard.errors import (
+    AgentNotFound,
+    Draining,
+    NotCancellable,
+    Overloaded,
+    RequestNotFound,
+    SessionHalted,
+)
+from tollboard.runtime import callbacks, telemetry
+from tollboard.runtime.agent import GenAgent, Halt, Prompt
+from tollboard.runtime.ending import Endings
+from tollboard.runtime.mailbox import Mailbox, size_in_bytes
+from tollboard.runtime.request import OnHalt, Origin, Request
+from tollboard.runtime.results import Failed, Pending, PollResult, Reason
+from tollboard.runtime.status import AgentSnapshot, AgentStatus, Phase
+
+if TYPE_CHECKING:
+    from tollboard.clock import Clock, Timer
+    from tollboard.runtime.approvals import PendingApproval
+    from tollboard.runtime.backend import Backend
+    from tollboard.runtime.journal import Journal
+    from tollboard.runtime.options import AgentOptions
+    from tollboard.runtime.runtime import Runtime
+    from tollboard.runtime.subscription import Subscription
+    from tollboard.runtime.turn import Turn
+
+
+class Input(Enum):
+    """What can be asked of a machine."""
+
+    PROMPT = "prompt"
+    NOTIFY = "notify"
+    INTERRUPT = "interrupt"
+    CANCEL = "cancel"
+    HALT = "halt"
+    RESUME = "resume"
+    RESET = "reset"
+    DRAIN = "drain"
+    STOP = "stop"
+
+
+LIVE = (Phase.IDLE, Phase.PROCESSING)
+LEGAL: Mapping[Input, tuple[Phase, ...]] = {
+    Input.PROMPT: LIVE,
+    Input.NOTIFY: LIVE,
+    Input.INTERRUPT: LIVE,
+    Input.CANCEL: LIVE,
+    Input.HALT: LIVE,
+    Input.RESUME: LIVE,
+    Input.RESET: (Phase.IDLE,),
+    Input.DRAIN: (Phase.IDLE, Phase.PROCESSING, Phase.STOPPING),
+    Input.STOP: (Phase.IDLE, Phase.PROCESSING, Phase.STOPPING),
+}
+"""Which inputs are legal in which phase; everything else is refused with one error that names both."""
+
+
+class Machine:
+    """One agent."""
+
+    __slots__ = (
+        "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
+        "halted", "hooks", "journal", "mailbox", "name", "notification_bytes", "notifications", "options", "phase",
+        "pre_run_due", "provider_session_id", "rested", "runtime", "session", "subscriptions", "task", "telemetry",
+        "turn", "upnext",
+    )  # fmt: skip
+
+    def __init__(
+        self, runtime: Runtime, name: str, agent: GenAgent, backend: Backend[Any], options: AgentOptions,
+        journal: Journal,
+    ) -> None:  # fmt: skip
+        self.runtime = runtime
+        self.clock: Clock = runtime.clock
+        self.telemetry = runtime.telemetry
+        self.name = name
+        self.agent = agent
+        self.hooks = callbacks.hooks_of(type(agent))
+        self.backend = backend
+        self.session: object = None
+        self.provider_session_id: str | None = None
+        self.options = options
+        self.journal = journal
+        self.phase = Phase.IDLE
+        self.halted = False
+        self.halt_announced = False
+        self.draining = False
+        self.pre_run_due = self.hooks.pre_run
+        self.upnext: Request | None = None
+        self.mailbox: Mailbox | None = None
+        self.notifications: list[tuple[object, int]] | None = None
+        self.notification_bytes = 0
+        self.turn: Turn | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.alarm: Timer | None = None
+        self.endings: Endings | None = None
+        self.approvals: dict[str, PendingApproval] | None = None
+        self.subscriptions: list[Subscription] | None = None
+        self.asking: list[Machine] | None = None
+        self.rested: asyncio.Future[None] | None = None
+        self.between = False
+        """Whether the busy period awaits a callback outside of any turn."""
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name!r} {self.phase.value}{' halted' if self.halted else ''}>"
+
+    # -- prompts -------------------------------------------------------------------------------
+
+    def accept(self, request: Request) -> None:
+        """Take a request: start its turn if the agent is free, else queue it. Raises before anything is changed."""
+        phase = self.phase
+        if phase is not Phase.IDLE and phase is not Phase.PROCESSING:
+            raise self.refusal(Input.PROMPT)
+        if self.draining:
+            self.rejected(Input.PROMPT, "draining")
+            raise Draining(f"agent {self.name!r} is being drained and takes no new prompts")
+        if self.halted and request.on_halt is OnHalt.FAIL:
+            self.rejected(Input.PROMPT, "halted")
+            raise SessionHalted(f"agent {self.name!r} is halted; resume it or let the prompt wait")
+        if not request.prompt.isascii():
+            request.size = size_in_bytes(request.prompt)
+        options = self.options
+        if request.size > options.max_queued_bytes:
+            self.rejected(Input.PROMPT, "overloaded")
+            raise Overloaded("mailbox", limit=options.max_queued_bytes, size=request.size, unit="bytes")
+        if phase is Phase.IDLE and not self.halted and self.upnext is None and not self.mailbox:
+            request.commit = self.journal.accepted(request)
+            self.upnext = request
+            self.work()
+            return
+        self.queue(request)
+
+    def queue(self, request: Request) -> None:
+        """Put a request at the back of the mailbox."""
+        options = self.options
+        mailbox = self.mailbox
+        if mailbox is None:
+            mailbox = self.mailbox = Mailbox()
+        try:
+            mailbox.put(request, max_items=options.max_queued, max_bytes=options.max_queued_bytes)
+        except Overloaded:
+            self.rejected(Input.PROMPT, "overloaded")
+            raise
+        try:
+            request.commit = self.journal.accepted(request)
+        except BaseException:
+            mailbox.remove(request.ref)
+            raise
+        if self.telemetry.handlers:
+            self.telemetry.execute(
+                telemetry.MAILBOX_QUEUED,
+                {"depth": len(mailbox), "bytes": mailbox.bytes},
+                {"agent": self.name, "ref": request.ref},
+            )
+
+    def restore(self, requests: list[Request]) -> None:
+        """Refill the mailbox at start-up with requests that were accepted before; bounds do not apply again."""
+        if not requests:
+            return
+        mailbox = self.mailbox = self.mailbox or Mailbox()
+        for request in requests:
+            request.size = size_in_bytes(request.prompt)
+            mailbox.items.append(request)
+            mailbox.bytes += request.size
+
+    def take(self) -> Request | None:
+        """Return the next request that may run: a self-chained one first (R09), then the mailbox; none when halted."""
+        if self.halted:
+            return None
+        request = self.upnext
+        if request is not None:
+            self.upnext = None
+            return request
+        mailbox = self.mailbox
+        if not mailbox:
+            return None
+        request = mailbox.take()
+        if self.telemetry.handlers:
+            self.telemetry.execute(
+                telemetry.MAILBOX_TAKEN,
+                {"depth": len(mailbox), "bytes": mailbox.bytes},
+                {"agent": self.name, "ref": request.ref},
+            )
+        return request
+
+    def chain(self, prompt: Prompt) -> None:
+        """Let a prompt of the agent's own run before the mailbox; it has its own slot (R30)."""
+        request = Request(self.runtime.new_ref(), prompt.text, Origin.CHAIN, self.clock.time())
+        request.size = size_in_bytes(prompt.text)
+        if self.draining:
+            self.rejected(Input.PROMPT, "draining")
+            return
+        request.commit = self.journal.accepted(request)
+        self.upnext = request
+
+    def cancel(self, ref: str, reason: Reason = Reason.CANCELLED) -> Request:
+        """Withdraw a queued request. Raises NotCancellable if it is in flight or done, RequestNotFound if unknown."""
+        self.require(Input.CANCEL)
+        request = self.withdraw(ref, reason)
+        if request is not None:
+            return request
+        if (self.turn is not None and self.turn.ref == ref) or (
+            self.endings is not None and ref in self.endings.results
+        ):
+            where = (
+                "in flight: interrupt it instead"
+                if self.turn is not None and self.turn.ref == ref
+                else "done"
+            )
+            raise NotCancellable(f"request {ref} is {where}")
+        raise RequestNotFound(f"agent {self.name!r} has no request {ref}")
+
+    def withdraw(self, ref: str, reason: Reason) -> Request | None:
+        """Take a request that has not been dispatched out of the queue and end it; `None` if there is none."""
+        request = self.upnext
+        if request is not None and request.ref == ref:
+            self.upnext = None
+        else:
+            request = self.mailbox.remove(ref) if self.mailbox is not None else None
+            if request is None:
+                return None
+        self.end_unrun([request], Failed(reason))
+        return request
+
+    def end_unrun(self, requests: list[Request], outcome: Failed) -> None:
+        """End requests that never ran: remember it, then resolve them."""
+        for request in requests:
+            request.outcome = outcome
+            commit = self.journal.finished(request, outcome, 0.0)
+            if commit is None:
+                self.resolve(request, outcome)
+            else:
+                self.runtime.spawn(self._resolve_after(commit, request, outcome))
+
+    async def _resolve_after(self, commit: Any, request: Request, outcome: Failed) -> None:
+        try:
+            await commit
+        finally:
+            self.resolve(request, outcome)
+
+    def resolve(self, request: Request, outcome: Any) -> None:
+        """Deliver the one outcome of a request to whoever waits for it. Its journal entry is durable by now."""
+        request.outcome = outcome
+        future = request.future
+        if future is not None:
+            if not future.done():
+                future.set_result(outcome)
+        elif request.origin is Origin.TELL:
+            endings = self.endings
+            if endings is None:
+                endings = self.endings = Endings(self)
+            endings.deliver(request, outcome)
+        if self.subscriptions is not None:
+            for subscription in tuple(self.subscriptions):
+                subscription.ended(request.ref, outcome)
+
+    def poll(self, ref: str) -> PollResult | None:
+        """Return how a told request stands, `None` if it is unknown or evicted."""
+        endings = self.endings
+        if endings is not None and (outcome := endings.results.get(ref)) is not None:
+            return outcome
+        request = self.pending(ref)
+        if request is None or request.origin is Origin.ASK:
+            return None
+        position = self.mailbox.position(ref) if self.mailbox is not None else None
+        return Pending(position or 0)
+
+    def pending(self, ref: str) -> Request | None:
+        """Return the request if it is in flight or queued."""
+        if self.turn is not None and self.turn.ref == ref:
+            return self.turn.request
+        if self.upnext is not None and self.upnext.ref == ref:
+            return self.upnext
+        for request in self.mailbox or ():
+            if request.ref == ref:
+                return request
+        return None
+
+    # -- control -------------------------------------------------------------------------------
+
+    def interrupt(self, ref: str | None) -> bool:
+        """End the turn in flight, if it is the one meant; return whether it did (R14)."""
+        self.require(Input.INTERRUPT)
+        turn = self.turn
+        if turn is None or (ref is not None and turn.ref != ref):
+            return False
+        return turn.end(Failed(Reason.INTERRUPTED))
+
+    def halt(self) -> bool:
+        """Freeze the mailbox, now or after the turn in flight; return whether it was not frozen before."""
+        self.require(Input.HALT)
+        if not self.freeze():
+            return False
+        if self.phase is Phase.IDLE:
+            self.announce_halt()
+        return True
+
+    def freeze(self) -> bool:
+        """Set the flag: the one door to halted. What asked to fail rather than wait ends here."""
+        if self.halted:
+            return False
+        self.halted = True
+        self.halt_announced = False
+        self.journal.halted(True)
+        if self.mailbox:
+            doomed = [request for request in self.mailbox if request.on_halt is OnHalt.FAIL]
+            for request in doomed:
+                # E04: before anything else is queued, so that doomed prompts hold no capacity.
+                self.mailbox.remove(request.ref)
+            self.end_unrun(doomed, Failed(Reason.HALTED))
+        return True
+
+    def announce_halt(self) -> None:
+        """Run `post_run` and emit `halted`, once for each clean halt; an awaitable hook moves into a busy period."""
+        if self.hooks.post_run:
+            self.work()
+            return
+        self.halt_announced = True
+        queued = len(self.mailbox) if self.mailbox is not None else 0
+        self.telemetry.execute(telemetry.HALTED, {"queued": queued}, {"agent": self.name})
+
+    def resume(self) -> bool:
+        """Release the mailbox; return whether it was frozen. During a turn it calls a pending halt off (E25)."""
+        self.require(Input.RESUME)
+        if not self.halted:
+            return False
+        self.halted = False
+        self.halt_announced = False
+        self.journal.halted(False)
+        queued = len(self.mailbox) if self.mailbox is not None else 0
+        self.telemetry.execute(telemetry.RESUMED, {"queued": queued}, {"agent": self.name})
+        if self.phase is Phase.IDLE and (self.upnext is not None or self.mailbox):
+            self.work()
+        return True
+
+    def notify(self, event: object) -> None:
+        """Handle an event now if the agent is idle, else keep it for after the turn. Raises Overloaded (R28-R30)."""
+        self.require(Input.NOTIFY)
+        if not self.hooks.handle_event:
+            return
+        if (
+            self.phase is Phase.IDLE
+            and not self.hooks.handle_event_waits
+            and callbacks.current.get() is not self
+        ):
+            token = callbacks.current.set(self)
+            try:
+                value = callbacks.call(self, "handle_event", self.agent.handle_event, event)
+            finally:
+                callbacks.current.reset(token)
+            self.apply_event(value)
+            return
+        size = len(event) if isinstance(event, str | bytes) else sys.getsizeof(event)
+        kept = self.notifications
+        if kept is None:
+            kept = self.notifications = []
+        options = self.options
+        if len(kept) >= options.max_notifications:
+            self.rejected(Input.NOTIFY, "overloaded")
+            raise Overloaded(
+                "notification buffer", limit=options.max_notifications, size=len(kept) + 1, unit="events"
+            )
+        if self.notification_bytes + size > options.max_notification_bytes:
+            self.rejected(Input.NOTIFY, "overloaded")
+            total = self.notification_bytes + size
+            raise Overloaded(
+                "notification buffer", limit=options.max_notification_bytes, size=total, unit="bytes"
+            )
+        kept.append((event, size))
+        self.notification_bytes += size
+        if self.phase is Phase.IDLE:
+            self.work()
+
+    def apply_event(self, value: object) -> None:
+        """Apply what `handle_event` returned: a prompt goes to the back of the mailbox, a halt freezes (R28)."""
+        match callbacks.as_next(self, "handle_event", value):
+            case Prompt(text):
+                request = Request(self.runtime.new_ref(), text, Origin.EVENT, self.clock.time())
+                try:
+                    self.accept(request)
+                except (Overloaded, Draining) as exc:
+                    callbacks.report(
+                        self, callbacks.Raised("handle_event", f"returned a prompt, refused: {exc.code}")
+                    )
+            case Halt():
+                if self.freeze() and self.phase is Phase.IDLE:
+                    self.announce_halt()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Begin a busy period."""
+        self.phase = Phase.PROCESSING
+        if self.telemetry.handlers:
+            self._state_changed("idle", "processing")
+        self.runtime.scheduler.start(self)
+
+    def rest(self) -> None:
+        """Leave the busy period: nothing is left that may run."""
+        self.phase = Phase.IDLE
+        self.task = None
+        self.turn = None
+        if not self.mailbox:
+            self.mailbox = None
+        if self.telemetry.handlers:
+            self._state_changed("processing", "idle")
+
+    def stop(self) -> None:
+        """Refuse everything from now on and end the turn in flight. The runtime does the rest."""
+        self.require(Input.STOP)
+        if self.phase is Phase.STOPPING:
+            return
+        idle = self.phase is Phase.IDLE
+        self.phase = Phase.STOPPING
+        if idle:
+            return
+        if self.rested is None or self.rested.done():
+            self.rested = asyncio.get_running_loop().create_future()
+        if self.turn is not None:
+            self.turn.stop()
+        elif self.between and self.task is not None:
+            self.task.cancel()
+
+    def drain(self) -> list[Request]:
+        """Refuse new work and return everything that was queued, to be failed; the turn in flight goes on."""
+        self.require(Input.DRAIN)
+        self.draining = True
+        if self.phase is Phase.PROCESSING and (self.rested is None or self.rested.done()):
+            self.rested = asyncio.get_running_loop().create_future()
+        return self.take_all()
+
+    def take_all(self) -> list[Request]:
+        """Empty the queue and return what was in it, oldest first."""
+        requests = [] if self.upnext is None else [self.upnext]
+        requests.extend(self.mailbox or ())
+        self.upnext = None
+        self.mailbox = None
+        return requests
+
+    def require(self, input: Input) -> None:
+        """Raise unless this input is legal in this phase."""
+        if self.phase not in LEGAL[input]:
+            raise self.refusal(input)
+
+    def refusal(self, input: Input) -> AgentNotFound:
+        """Return the error for an input in a phase that does not allow it."""
+        self.rejected(input, self.phase.value)
+        return AgentNotFound(f"agent {self.name!r} is {self.phase.value}: it does not take {input.value!r}")
+
+    def rejected(self, input: Input, reason: str) -> None:
+        """Emit that an input was refused."""
+        self.telemetry.execute(
+            telemetry.INPUT_REJECTED, {}, {"agent": self.name, "input": input.value, "reason": reason}
+        )
+
+    def _state_changed(self, before: str, after: str) -> None:
+        self.telemetry.execute(telemetry.STATE_CHANGED, {}, {"agent": self.name, "from": before, "to": after})
+
+    # -- the watchdog --------------------------------------------------------------------------
+
+    def watch(self, delay_s: float) -> None:
+        """Make sure the alarm rings within `delay_s`. One timer serves many turns: it is never moved, only re-armed."""
+        if self.alarm is None:
+            self.alarm = self.clock.call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        self.alarm = None
+        if self.turn is not None:
+            self.turn.check_deadline()
+
+    # -- what can be seen ----------------------------------------------------------------------
+
+    def status(self) -> AgentStatus:
+        """Return how the agent stands; constant time."""
+        return AgentStatus(
+            name=self.name,
+            phase=self.phase,
+            halted=self.halted,
+            draining=self.draining,
+            needs_decision=bool(self.approvals),
+            queued=(len(self.mailbox) if self.mailbox is not None else 0),
+            in_flight=self.in_flight(),
+            provider_session_id=self.provider_session_id,
+            agent=self.agent,
+        )
+
+    def in_flight(self) -> str | None:
+        """Return the ref of the turn in flight, or of the one that is about to begin."""
+        if self.turn is not None:
+            return self.turn.ref
+        if self.upnext is not None and self.phase is Phase.PROCESSING and not self.halted:
+            return self.upnext.ref
+        return None
+
+    def snapshot(self) -> AgentSnapshot:
+        """Return counts and times, no content; constant time."""
+        turn = self.turn
+        return AgentSnapshot(
+            name=self.name,
+            phase=self.phase,
+            halted=self.halted,
+            queued=len(self.mailbox) if self.mailbox is not None else 0,
+            queued_bytes=self.mailbox.bytes if self.mailbox is not None else 0,
+            notifications=len(self.notifications or ()),
+            results=len(self.endings.results) if self.endings is not None else 0,
+            approvals=len(self.approvals or ()),
+            origin=turn.request.origin if turn is not None else None,
+            attempt=turn.attempt if turn is not None else 0,
+            elapsed_s=self.clock.monotonic() - turn.began if turn is not None else None,
+            events=turn.seen if turn is not None else 0,
+        )

@@ -1,0 +1,61 @@
+"""Requests that wait for one agent, bounded by count and bytes (R30). Exists only while something waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from tollboard.errors import Overloaded
+from tollboard.runtime.request import Request
+
+
+def size_in_bytes(text: str) -> int:
+    """Return the UTF-8 length; constant time for ASCII, lone surrogates count three."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+class Mailbox:
+    """A FIFO of requests."""
+
+    __slots__ = ("bytes", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[Request] = deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.items)
+
+    def put(self, request: Request, *, max_items: int, max_bytes: int) -> None:
+        """Append a request; raise Overloaded, with nothing changed, when a bound would be passed."""
+        if len(self.items) >= max_items:
+            raise Overloaded("mailbox", limit=max_items, size=len(self.items) + 1, unit="prompts")
+        if self.bytes + request.size > max_bytes:
+            raise Overloaded("mailbox", limit=max_bytes, size=self.bytes + request.size, unit="bytes")
+        self.items.append(request)
+        self.bytes += request.size
+
+    def take(self) -> Request:
+        """Remove and return the oldest request."""
+        request = self.items.popleft()
+        self.bytes -= request.size
+        return request
+
+    def remove(self, ref: str) -> Request | None:
+        """Remove and return the request with this ref, or return `None`."""
+        for request in self.items:
+            if request.ref == ref:
+                self.items.remove(request)
+                self.bytes -= request.size
+                return request
+        return None
+
+    def position(self, ref: str) -> int | None:
+        """Return how many requests stand before and including this one, or `None`."""
+        for index, request in enumerate(self.items, start=1):
+            if request.ref == ref:
+                return index
+        return None

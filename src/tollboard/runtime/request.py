@@ -1,0 +1,61 @@
+"""One accepted prompt on its way through a mailbox and a turn. The machine and the turn write it, others only read."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+from tollboard.runtime.results import Outcome
+
+OnComplete = Callable[[str, Outcome], None]
+
+
+class Origin(StrEnum):
+    """Where a request came from."""
+
+    ASK = "ask"
+    TELL = "tell"
+    CHAIN = "chain"
+    """A callback returned `Prompt`."""
+    EVENT = "event"
+    """`handle_event` returned `Prompt`."""
+
+
+class OnHalt(StrEnum):
+    """What becomes of a queued request when its agent is halted."""
+
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class Request:
+    """One accepted prompt and its way: ref, prompt, origin, attempts and times (Unix seconds).
+
+    `commit` is what its acceptance waits for in the journal, `None` when nothing is remembered.
+    """
+
+    __slots__ = (
+        "accepted_at", "attempt", "commit", "future", "on_complete", "on_halt", "origin", "outcome", "prompt",
+        "ref", "size", "started_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, ref: str, prompt: str, origin: Origin, accepted_at: float, *,
+        on_halt: OnHalt = OnHalt.WAIT, future: Future[Outcome] | None = None, on_complete: OnComplete | None = None,
+    ) -> None:  # fmt: skip
+        self.ref = ref
+        self.prompt = prompt
+        self.origin = origin
+        self.accepted_at = accepted_at
+        self.on_halt = on_halt
+        self.future = future
+        self.on_complete = on_complete
+        self.attempt = 0
+        self.size = len(prompt)
+        self.started_at: float | None = None
+        self.commit: Awaitable[None] | None = None
+        self.outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.ref} {self.origin.value} attempt={self.attempt}>"

@@ -1,0 +1,39 @@
+"""What a completed turn answers, and how a stream of events folds into it (R31, R32)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tollboard.runtime.event import Event, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the event log of a turn kept. `complete` is true when nothing was left out."""
+
+    events_seen: int
+    events_kept: int
+    bytes_seen: int
+    bytes_kept: int
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the log holds every event of the turn."""
+        return self.events_seen == self.events_kept
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer of one turn. `text` is the terminal event's text, else the joined deltas.
+
+    `progress` holds the messages before the last one, `final` the last one alone. `duration_s` is monotonic seconds.
+    """
+
+    text: str = field(repr=False)
+    final: str = field(repr=False)
+    progress: tuple[str, ...] = field(repr=False)
+    events: tuple[Event, ...] = field(repr=False)
+    usage: Usage | None
+    duration_s: float
+    provider_session_id: str | None
+    coverage: Coverage

@@ -1,0 +1,53 @@
+"""What can be asked about an agent at any moment, in constant time (R19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tollboard.runtime.request import Origin
+
+
+class Phase(Enum):
+    """What an agent is doing."""
+
+    IDLE = "idle"
+    PROCESSING = "processing"
+    """A busy period runs: a turn, a callback, or both one after the other."""
+    STOPPING = "stopping"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """An agent as it stands. `agent` is the GenAgent instance, whose attributes are its state; `None` when dead."""
+
+    name: str
+    phase: Phase
+    halted: bool
+    draining: bool
+    needs_decision: bool
+    queued: int
+    in_flight: str | None
+    provider_session_id: str | None
+    agent: object | None = field(repr=False, default=None)
+    reason: str | None = None
+    """Why a dead agent died."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSnapshot:
+    """Counts and times only, no content: what monitoring may keep."""
+
+    name: str
+    phase: Phase
+    halted: bool
+    queued: int
+    queued_bytes: int
+    notifications: int
+    results: int
+    approvals: int
+    origin: Origin | None
+    attempt: int
+    elapsed_s: float | None
+    events: int

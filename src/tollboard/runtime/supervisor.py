@@ -1,0 +1,232 @@
+"""How agents end: stop, drain, crash, restart, and the closing of the whole runtime (R17, R35, R36, R41)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tollboard.errors import TollboardError
+from tollboard.runtime import callbacks, telemetry
+from tollboard.runtime.approvals import expire_all
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
+from tollboard.runtime.options import Restart
+from tollboard.runtime.request import Request
+from tollboard.runtime.results import Failed, Reason
+from tollboard.runtime.status import Phase
+
+if TYPE_CHECKING:
+    from tollboard.runtime.machine import Machine
+    from tollboard.runtime.runtime import Runtime
+
+logger = logging.getLogger("tollboard.runtime")
+
+MAX_RESTART_TIMES = 100
+
+
+@dataclass(slots=True)
+class Recipe:
+    """How to start an agent again, and when it was."""
+
+    again: Callable[[], Coroutine[object, object, object]]
+    policy: Restart
+    limit: int
+    window_s: float
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RESTART_TIMES))
+
+    def allows(self, now: float) -> bool:
+        """Return whether another restart keeps within the intensity limit, and count it."""
+        recent = sum(1 for at in self.times if now - at <= self.window_s)
+        if self.policy is Restart.TEMPORARY or recent >= self.limit:
+            return False
+        self.times.append(now)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What stopping an agent did."""
+
+    failed: tuple[str, ...]
+    """Refs that ended with `stopped` or `draining`."""
+    processes: ProcessReport
+
+
+class Supervisor:
+    """Ends agents. Every end is one task, owned here; callers wait for it, and cancelling a caller cancels nothing."""
+
+    __slots__ = ("_ends", "_recipes", "_runtime", "_tasks")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ends: dict[str, asyncio.Task[Stopped]] = {}
+        self._recipes: dict[str, Recipe] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run something to its end on the runtime's behalf."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if (
+            not task.cancelled()
+            and (exc := task.exception()) is not None
+            and not isinstance(exc, TollboardError)
+        ):
+            logger.error("background work %s", callbacks.describe(exc))
+
+    def remember(self, name: str, recipe: Recipe) -> None:
+        """Keep how to start this agent again."""
+        self._recipes[name] = recipe
+
+    def recipe(self, name: str) -> Recipe | None:
+        """Return how this agent is started again, if it is."""
+        return self._recipes.get(name)
+
+    def ending(self, name: str) -> asyncio.Task[Stopped] | None:
+        """Return the end of this agent that is under way."""
+        return self._ends.get(name)
+
+    def stop(self, machine: Machine, reason: str, outcome: Reason = Reason.STOPPED) -> asyncio.Task[Stopped]:
+        """Begin to end an agent, or join the end that is under way."""
+        task = self._ends.get(machine.name)
+        if task is None:
+            machine.stop()
+            self._recipes.pop(machine.name, None)
+            task = self._begin(machine, self._stop(machine, reason, outcome))
+        return task
+
+    def drain(self, machine: Machine) -> asyncio.Task[Stopped]:
+        """Begin to end an agent after the turn in flight, or join."""
+        task = self._ends.get(machine.name)
+        if task is None:
+            queued = machine.drain()
+            machine.end_unrun(queued, Failed(Reason.DRAINING))
+            task = self._begin(machine, self._drain(machine, tuple(request.ref for request in queued)))
+        return task
+
+    def crashed(self, machine: Machine, reason: str, outcome: Reason = Reason.CRASHED) -> None:
+        """Bury an agent: called by its own busy period, as the last thing it does."""
+        logger.error("agent %s crashed: %s", machine.name, reason)
+        machine.phase = Phase.STOPPING
+        if machine.name not in self._ends:
+            # Owned by `_ends`; nobody waits for a crash, `close` does.
+            _ = self._begin(machine, self._crash(machine, reason, outcome))
+
+    def _begin(self, machine: Machine, work: Coroutine[object, object, Stopped]) -> asyncio.Task[Stopped]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._ends[machine.name] = task
+        task.add_done_callback(lambda _: self._ends.pop(machine.name, None))
+        return task
+
+    async def _stop(self, machine: Machine, reason: str, outcome: Reason) -> Stopped:
+        if machine.rested is not None:
+            await asyncio.shield(machine.rested)
+        return await self._end(machine, reason, outcome)
+
+    async def _drain(self, machine: Machine, failed: tuple[str, ...]) -> Stopped:
+        if machine.rested is not None:
+            await asyncio.shield(machine.rested)
+        if machine.phase in (Phase.IDLE, Phase.PROCESSING):
+            machine.stop()
+            if machine.rested is not None and not machine.rested.done():
+                await asyncio.shield(machine.rested)
+        done = await self._end(machine, "drained", Reason.DRAINING)
+        return Stopped((*failed, *done.failed), done.processes)
+
+    async def _crash(self, machine: Machine, reason: str, outcome: Reason) -> Stopped:
+        runtime = self._runtime
+        runtime.registry.bury(machine.name, reason, runtime.clock.time())
+        done = await self._end(machine, reason, outcome, crashed=True)
+        recipe = self._recipes.get(machine.name)
+        if recipe is not None and recipe.allows(runtime.clock.monotonic()) and not runtime.closing:
+            try:
+                await recipe.again()
+            except TollboardError as exc:
+                logger.error("agent %s could not be restarted: %s", machine.name, exc.code)
+        else:
+            self._recipes.pop(machine.name, None)
+        return done
+
+    async def _end(self, machine: Machine, reason: str, outcome: Reason, *, crashed: bool = False) -> Stopped:
+        """Fail what waits, run `terminate_agent`, end the backend session, free the name: in this order."""
+        failed = machine.take_all()
+        turn = machine.turn
+        if turn is not None and turn.request.outcome is None:
+            failed.insert(0, turn.request)
+        machine.turn = None
+        if machine.alarm is not None:
+            machine.alarm.cancel()
+        expire_all(machine, "the session was stopped")
+        for request in failed:
+            await self._fail(machine, request, Failed(outcome, reason))
+        if machine.hooks.terminate_agent:
+            token = callbacks.current.set(machine)
+            try:
+                value = callbacks.call(machine, "terminate_agent", machine.agent.terminate_agent, reason)
+                await callbacks.finish(machine, "terminate_agent", value)
+            finally:
+                callbacks.current.reset(token)
+        processes = await self._terminate_backend(machine)
+        self._forget(machine)
+        event = telemetry.AGENT_CRASHED if crashed else telemetry.AGENT_STOPPED
+        machine.telemetry.execute(event, {}, {"agent": machine.name, "reason": reason})
+        return Stopped(tuple(request.ref for request in failed), processes)
+
+    async def _fail(self, machine: Machine, request: Request, outcome: Failed) -> None:
+        commit = machine.journal.finished(request, outcome, 0.0)
+        try:
+            if commit is not None:
+                await commit
+        except TollboardError as exc:
+            logger.error(
+                "agent %s: the end of %s could not be remembered: %s", machine.name, request.ref, exc.code
+            )
+        machine.resolve(request, outcome)
+
+    async def _terminate_backend(self, machine: Machine) -> ProcessReport:
+        if machine.session is None:
+            return NO_PROCESSES
+        try:
+            return await machine.backend.terminate_session(machine.session)
+        except Exception as exc:
+            logger.error("agent %s: ending the backend session %s", machine.name, callbacks.describe(exc))
+            return ProcessReport(unverified=(f"ending the backend session failed: {type(exc).__name__}",))
+
+    def _forget(self, machine: Machine) -> None:
+        machine.phase = Phase.DEAD
+        for subscription in tuple(machine.subscriptions or ()):
+            subscription.close()
+        if machine.endings is not None:
+            for ref in machine.endings.results:
+                self._runtime.refs.pop(ref, None)
+        self._runtime.registry.remove(machine)
+
+    async def close(self, deadline_s: float) -> tuple[str, ...]:
+        """Stop every agent, newest first, within the deadline; return the names of those that did not end in time."""
+        machines = [m for m in reversed(tuple(self._runtime.registry)) if m.phase is not Phase.DEAD]
+        ends = {self.stop(machine, "the runtime closes"): machine.name for machine in machines}
+        ends.update({task: name for name, task in self._ends.items() if task not in ends})
+        late: tuple[str, ...] = ()
+        if ends:
+            _, pending = await asyncio.wait(ends, timeout=deadline_s)
+            late = tuple(ends[task] for task in pending)
+            for machine in machines:
+                if machine.name in late and machine.task is not None:
+                    machine.task.cancel()
+            for task in pending:
+                task.cancel()
+            if pending:
+                await asyncio.wait(pending, timeout=1.0)
+        leftovers: list[Awaitable[object]] = list(self._tasks)
+        if leftovers:
+            await asyncio.wait([asyncio.ensure_future(t) for t in leftovers], timeout=deadline_s)
+        for spawned in tuple(self._tasks):
+            spawned.cancel()
+        return late

@@ -1,0 +1,538 @@
+"""One turn, and the busy period that runs turns until nothing is left: the only coroutine an agent ever has.
+
+The happy path is a sentence: pre_turn -> remember that it starts -> stream -> fold -> decide -> post_turn -> apply the
+decision -> remember how it ended -> resolve -> emit. Success, failure, interrupt, timeout and crash go the same way
+with another outcome value. The written rule for the end is: commit, then resolve, then emit.
+
+How an interrupt cannot hit the wrong turn: `Turn.end` records the outcome on the turn object, and cancels the task
+only while the task is suspended inside that turn's own stream or `pre_turn`. asyncio delivers such a cancel at exactly
+that suspension point, which lies inside the turn. When the task is running (a callback interrupts itself) the cancel
+is posted for the next time it suspends, and dropped if the turn has left its stream by then (E06, R14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from tollboard.errors import Crash, StoreError
+from tollboard.runtime import callbacks, telemetry
+from tollboard.runtime.agent import Halt, Next, Prompt, Skip
+from tollboard.runtime.approval import ApprovalRequest, Decision
+from tollboard.runtime.approvals import ask_person, expire_all
+from tollboard.runtime.callbacks import Raised
+from tollboard.runtime.event import ErrorEvent, Event, ResultEvent
+from tollboard.runtime.fold import EventLogOverflow, Fold
+from tollboard.runtime.request import Origin, Request
+from tollboard.runtime.results import Completed, Failed, Outcome, Reason
+from tollboard.runtime.status import Phase
+
+if TYPE_CHECKING:
+    from tollboard.runtime.machine import Machine
+
+TURNS_PER_SLOT = 8
+"""A busy period gives way after this many turns, so that a long mailbox cannot starve the others (R40, E14)."""
+
+NOT_DECIDED = frozenset({Reason.SKIPPED, Reason.HALTED, Reason.STOPPED, Reason.STORE_FAILED})
+"""Failures that `handle_error` does not see: the turn never reached the backend, or the agent is going away."""
+
+
+class Stage(IntEnum):
+    """How far a turn has come. Up to STREAM it can still be ended early."""
+
+    PRE_TURN = 0
+    COMMIT = 1
+    STREAM = 2
+    DECIDE = 3
+    OVER = 4
+
+
+class Turn:
+    """One attempt at a request: what the backend sees of it, and what can end it."""
+
+    __slots__ = (
+        "_cancel_sent", "_deadline", "_last_event", "_still_since", "attempt", "began", "callback_expired", "ending",
+        "machine", "no_retry", "ref", "request", "seen", "stage",
+    )  # fmt: skip
+
+    def __init__(self, machine: Machine, request: Request, now: float) -> None:
+        self.machine = machine
+        self.request = request
+        self.ref = request.ref
+        self.attempt = request.attempt
+        self.stage = Stage.PRE_TURN
+        self.began = now
+        self.seen = 0
+        self.ending: Failed | None = None
+        self.callback_expired = False
+        self.no_retry = False
+        self._cancel_sent = False
+        self._deadline = now + machine.options.watchdog_s
+        self._last_event = now
+        self._still_since: float | None = None
+
+    # -- what the backend sees (runtime.backend.Turn) ----------------------------------------------
+
+    async def request_approval(self, request: ApprovalRequest) -> Decision:
+        """Wait for a person to decide."""
+        return await ask_person(self, request)
+
+    async def checkpoint(self, provider_session_id: str, effective: Mapping[str, str] | None = None) -> None:
+        """Make the conversation's id durable (R34, E19). A turn that is over checkpoints nothing (E08)."""
+        machine = self.machine
+        if self.over or (effective is None and machine.provider_session_id == provider_session_id):
+            return
+        machine.provider_session_id = provider_session_id
+        commit = machine.journal.checkpointed(provider_session_id, effective)
+        if commit is not None:
+            await commit
+        machine.telemetry.execute(
+            telemetry.CHECKPOINTED,
+            {},
+            {"agent": machine.name, "provider_session_id": provider_session_id, "effective": effective},
+        )
+
+    # -- ending it early ---------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether the backend has nothing more to say in this turn."""
+        return self.stage >= Stage.DECIDE or self.ending is not None
+
+    def end(self, outcome: Failed) -> bool:
+        """End the turn with this outcome unless its outcome is known already; return whether it did."""
+        if self.stage >= Stage.DECIDE:
+            if self.stage is Stage.DECIDE and self.ending is None and self.machine.hooks.handle_error:
+                self.no_retry = True
+            return False
+        if self.ending is None:
+            self.ending = outcome
+            self._cancel()
+        return True
+
+    def stop(self) -> None:
+        """End the turn because its agent stops: also out of a callback that is still deciding."""
+        if self.stage < Stage.DECIDE:
+            self.end(Failed(Reason.STOPPED))
+        elif self.stage is Stage.DECIDE:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        task = self.machine.task
+        if task is None or self.stage is Stage.COMMIT:
+            return  # not interruptible there: it looks at `ending` when the commit is done
+        if task is asyncio.current_task():
+            asyncio.get_running_loop().call_soon(self._cancel_later, self.stage)
+            return
+        self._cancel_sent = True
+        task.cancel()
+
+    def _cancel_later(self, stage: Stage) -> None:
+        if self.stage is stage and self.machine.turn is self and self.machine.task is not None:
+            self._cancel_sent = True
+            self.machine.task.cancel()
+
+    def absorb_cancel(self) -> None:
+        """Take back the cancellation that this turn sent, so that the busy period goes on."""
+        if self._cancel_sent:
+            self._cancel_sent = False
+            task = self.machine.task
+            if task is not None:
+                task.uncancel()
+
+    # -- the watchdog ------------------------------------------------------------------------------
+
+    def restart_deadline(self) -> None:
+        """Give an awaitable callback a watchdog of its own."""
+        if self.stage >= Stage.DECIDE:
+            self._deadline = self.machine.clock.monotonic() + self.machine.options.watchdog_s
+            self.machine.watch(self.machine.options.watchdog_s)
+
+    def check_deadline(self) -> None:
+        """End what has run too long, or set the alarm again. Called by the machine's alarm."""
+        if self._still_since is not None:
+            return  # `go_on` sets the alarm again
+        now = self.machine.clock.monotonic()
+        options = self.machine.options
+        due, why = self._deadline, f"the turn ran longer than {options.watchdog_s:g} s"
+        if options.silence_s is not None and self.stage is Stage.STREAM:
+            silent_until = self._last_event + options.silence_s
+            if silent_until < due:
+                due, why = silent_until, f"no event for {options.silence_s:g} s"
+        if now < due:
+            delay = due - now
+            if options.silence_s is not None:
+                delay = min(delay, options.silence_s)
+            self.machine.watch(delay)
+        elif self.stage < Stage.DECIDE:
+            self.end(Failed(Reason.TIMEOUT, why))
+        elif self.stage is Stage.DECIDE:
+            self.callback_expired = True
+            self._cancel()
+
+    def stand_still(self) -> None:
+        """Stop the watchdog's clock: a person is being asked (R16)."""
+        self._still_since = self.machine.clock.monotonic()
+
+    def go_on(self) -> None:
+        """Let the watchdog's clock run on from where it stood."""
+        if self._still_since is None:
+            return
+        stood = self.machine.clock.monotonic() - self._still_since
+        self._still_since = None
+        self._deadline += stood
+        self._last_event += stood
+        self.check_deadline()
+
+    def heard(self) -> None:
+        """Note that an event arrived; only called when silence is limited."""
+        self._last_event = self.machine.clock.monotonic()
+
+
+# -- the busy period ---------------------------------------------------------------------------
+
+
+async def busy_period(machine: Machine) -> None:
+    """Run turns and events until nothing is left that may run. One callback of the agent at a time, control apart."""
+    scheduler = machine.runtime.scheduler
+    scheduler.running()
+    callbacks.current.set(machine)
+    turns = 0
+    try:
+        if machine.pre_run_due and machine.phase is Phase.PROCESSING and not await _pre_run(machine):
+            return
+        while machine.phase is Phase.PROCESSING:
+            if machine.notifications:
+                await _drain_notifications(machine)
+            request = machine.take()
+            if request is None:
+                if machine.notifications:
+                    continue
+                if machine.halted and not machine.halt_announced:
+                    await _announce_halt(machine)
+                else:
+                    machine.rest()
+                    return
+                continue
+            await take_turn(machine, request)
+            turns += 1
+            if turns % TURNS_PER_SLOT == 0 and machine.phase is Phase.PROCESSING:
+                await scheduler.slot()
+    except CancelledError:
+        if machine.phase is not Phase.STOPPING:
+            machine.runtime.crashed(machine, "cancelled from outside")
+        raise
+    except Exception as exc:
+        machine.runtime.crashed(machine, str(exc) if isinstance(exc, Crash) else callbacks.describe(exc))
+    finally:
+        if machine.rested is not None and not machine.rested.done():
+            machine.rested.set_result(None)
+
+
+async def take_turn(machine: Machine, request: Request) -> None:
+    """Take one request to its one outcome, through as many attempts as `handle_error` asks for."""
+    prompt = request.prompt
+    while True:
+        request.attempt += 1
+        now = machine.clock.monotonic()
+        turn = Turn(machine, request, now)
+        machine.turn = turn
+        if machine.alarm is None:
+            options = machine.options
+            silence_s = options.silence_s
+            machine.watch(options.watchdog_s if silence_s is None else min(options.watchdog_s, silence_s))
+        outcome = await _outcome_of(machine, turn, prompt)
+        turn.stage = Stage.DECIDE
+        if machine.approvals:
+            expire_all(machine, "the turn ended before anyone decided")
+        following: Next = None
+        if machine.phase is Phase.PROCESSING:
+            outcome, following = await _decide(machine, turn, outcome)
+        if machine.phase is not Phase.PROCESSING:
+            outcome, following = Failed(Reason.STOPPED), None
+        if not _is_retry(turn, outcome, following):
+            break
+        _emit_end(machine, turn, outcome, retried=True)
+        prompt = following.text  # type: ignore[union-attr] # _is_retry says so
+        await machine.runtime.scheduler.slot()
+        if machine.phase is not Phase.PROCESSING:
+            outcome, following = Failed(Reason.STOPPED), None
+            break
+    if machine.hooks.post_turn and machine.phase is Phase.PROCESSING:
+        value = callbacks.call(machine, "post_turn", machine.agent.post_turn, outcome, request.ref)
+        if value is not None:
+            await _finish_unless_stopped(machine, "post_turn", value)
+    turn.stage = Stage.OVER
+    match following:
+        case Prompt():
+            machine.chain(following)
+        case Halt():
+            machine.freeze()
+    commit = machine.journal.finished(request, outcome, machine.clock.monotonic() - now)
+    if commit is not None:
+        outcome = await _committed(commit, outcome)
+    machine.turn = None
+    machine.resolve(request, outcome)
+    _emit_end(machine, turn, outcome, retried=False)
+
+
+async def _committed(commit: object, outcome: Outcome) -> Outcome:
+    """Wait for the journal; a result that could not be kept is not shown as one."""
+    try:
+        await commit  # type: ignore[misc] # a Commit
+    except StoreError as exc:
+        return Failed(Reason.STORE_FAILED, str(exc))
+    return outcome
+
+
+def _is_retry(turn: Turn, outcome: Outcome, following: Next) -> bool:
+    """Tell a retry (same ref, R25) from a follow-up: after an interrupt nothing is revived (E28)."""
+    return (
+        isinstance(following, Prompt)
+        and isinstance(outcome, Failed)
+        and outcome.reason is not Reason.INTERRUPTED
+        and not turn.no_retry
+        and turn.request.origin in (Origin.ASK, Origin.TELL)
+    )
+
+
+# -- the steps ---------------------------------------------------------------------------------
+
+
+async def _outcome_of(machine: Machine, turn: Turn, prompt: str) -> Outcome:
+    """Run the attempt; whatever happens becomes an outcome, only `Crash` and a cancel from outside go through."""
+    try:
+        outcome = await _attempt(machine, turn, prompt)
+    except CancelledError:
+        if turn.ending is None:
+            raise
+        outcome = turn.ending
+    except Crash:
+        raise
+    except EventLogOverflow as exc:
+        outcome = Failed(Reason.EVENT_OVERFLOW, str(exc))
+    except Exception as exc:
+        outcome = Failed(Reason.STREAM_CRASHED, f"{type(exc).__name__}: {exc}")
+    if turn.ending is not None:
+        outcome = turn.ending
+    turn.absorb_cancel()
+    return outcome
+
+
+async def _attempt(machine: Machine, turn: Turn, original: str) -> Outcome:
+    request = turn.request
+    prompt = original
+    if machine.hooks.pre_turn:
+        answer = callbacks.call(machine, "pre_turn", machine.agent.pre_turn, prompt)
+        if not isinstance(answer, str):
+            answer = await callbacks.finish(machine, "pre_turn", answer)
+            refused = _refused(machine, turn, answer)
+            if refused is not None:
+                return refused
+        prompt = str(answer)
+    turn.stage = Stage.COMMIT
+    request.started_at = machine.clock.time()
+    commit = machine.journal.started(request)
+    if commit is not None:
+        try:
+            await commit
+        except StoreError as exc:
+            return Failed(Reason.STORE_FAILED, str(exc))
+    if turn.ending is not None:
+        return turn.ending
+    if machine.telemetry.handlers:
+        _emit_start(machine, turn, prompt, original)
+    turn.stage = Stage.STREAM
+    return await _stream(machine, turn, prompt)
+
+
+async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
+    """Read the backend's stream to its terminal event and fold it into a response. Always closes the stream (R33)."""
+    options = machine.options
+    fold = Fold(options)
+    on_event = machine.agent.handle_stream_event if machine.hooks.handle_stream_event else None
+    watched = options.silence_s is not None
+    pressure = machine.runtime.pressure
+    terminal: Event | None = None
+    stream = machine.backend.prompt(machine.session, prompt, turn)
+    try:
+        async for event in stream:
+            kind = type(event)
+            fold.add(event)
+            turn.seen += 1
+            if watched:
+                turn.heard()
+            if machine.subscriptions is not None:
+                for subscription in machine.subscriptions:
+                    subscription.event(turn.ref, turn.attempt, event)
+            if machine.telemetry.handlers:
+                machine.telemetry.execute(
+                    telemetry.EVENT_RECEIVED, {}, {"agent": machine.name, "ref": turn.ref, "event": event}
+                )
+            if on_event is not None:
+                raised = callbacks.call(machine, "handle_stream_event", on_event, event)
+                if isinstance(raised, Raised):
+                    return Failed(Reason.CALLBACK_FAILED, str(raised))
+            if kind is ResultEvent or kind is ErrorEvent:
+                terminal = event
+                break
+            if turn.ending is not None:
+                return turn.ending
+            if pressure is not None and pressure.congested:
+                await pressure.relieved()
+    finally:
+        # E07, R33: never left to the garbage collector, and closing it ends what the turn started.
+        await stream.aclose()
+    match terminal:
+        case ResultEvent():
+            if terminal.session is not None:
+                machine.session = terminal.session
+            took = machine.clock.monotonic() - turn.began
+            return Completed(fold.response(terminal, took, machine.provider_session_id))
+        case ErrorEvent(message=message):
+            return Failed(Reason.BACKEND_ERROR, message)
+        case _:
+            return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
+
+
+def _refused(machine: Machine, turn: Turn, answer: object) -> Failed | None:
+    """Return how the turn fails when `pre_turn` did not return a prompt."""
+    match answer:
+        case str():
+            return None
+        case Skip(reason):
+            outcome = Failed(Reason.SKIPPED, reason)
+        case Halt():
+            machine.freeze()
+            outcome = Failed(Reason.HALTED, "pre_turn halted the agent")
+        case Raised():
+            outcome = Failed(Reason.SKIPPED, str(answer))
+        case _:
+            raised = Raised(
+                "pre_turn", f"returned {type(answer).__name__}: use a prompt, Skip(reason) or Halt()"
+            )
+            outcome = Failed(Reason.SKIPPED, str(callbacks.report(machine, raised)))
+    # E13: also for prompts nobody waits for, so that an autonomous agent never stalls unseen.
+    machine.telemetry.execute(
+        telemetry.TURN_REJECTED,
+        {},
+        {"agent": machine.name, "ref": turn.ref, "origin": turn.request.origin, "reason": outcome.reason},
+    )
+    return outcome
+
+
+async def _decide(machine: Machine, turn: Turn, outcome: Outcome) -> tuple[Outcome, Next]:
+    """Let the agent decide what follows. A `handle_response` that raises fails the request (R27)."""
+    match outcome:
+        case Completed(response) if machine.hooks.handle_response:
+            hook, value = (
+                "handle_response",
+                callbacks.call(machine, "handle_response", machine.agent.handle_response, turn.ref, response),
+            )
+        case Failed(reason, detail) if machine.hooks.handle_error and reason not in NOT_DECIDED:
+            hook, value = (
+                "handle_error",
+                callbacks.call(machine, "handle_error", machine.agent.handle_error, turn.ref, reason, detail),
+            )
+        case _:
+            return outcome, None
+    if value is None:
+        return outcome, None
+    following = callbacks.as_next(machine, hook, await _finish_unless_stopped(machine, hook, value))
+    if isinstance(following, Raised):
+        if hook == "handle_response":
+            return Failed(Reason.CALLBACK_FAILED, str(following)), None
+        return outcome, None
+    return outcome, following
+
+
+async def _finish_unless_stopped(machine: Machine, hook: str, value: object) -> object:
+    """Await a callback's value; a stop may end the wait, and then the value is nothing."""
+    try:
+        return await callbacks.finish(machine, hook, value)
+    except CancelledError:
+        if machine.phase is not Phase.STOPPING or machine.turn is None:
+            raise
+        machine.turn.absorb_cancel()
+        return None
+
+
+async def _finish_between(machine: Machine, hook: str, value: object) -> object:
+    """Await a callback's value outside of any turn; a stop ends the wait, and then the value is nothing."""
+    machine.between = True
+    try:
+        return await callbacks.finish(machine, hook, value)
+    except CancelledError:
+        if machine.phase is not Phase.STOPPING or machine.task is None:
+            raise
+        machine.task.uncancel()
+        return None
+    finally:
+        machine.between = False
+
+
+async def _pre_run(machine: Machine) -> bool:
+    """Run `pre_run`, once; return whether the agent may go on (R21)."""
+    machine.pre_run_due = False
+    value = callbacks.call(machine, "pre_run", machine.agent.pre_run)
+    value = await _finish_between(machine, "pre_run", value)
+    if isinstance(value, Raised):
+        machine.runtime.crashed(machine, str(value), Reason.PRE_RUN_FAILED)
+        return False
+    return True
+
+
+async def _drain_notifications(machine: Machine) -> None:
+    """Handle what was buffered, in order; one event's failure does not lose the next (R28, E02)."""
+    kept, machine.notifications, machine.notification_bytes = machine.notifications or [], None, 0
+    for event, _size in kept:
+        value = callbacks.call(machine, "handle_event", machine.agent.handle_event, event)
+        machine.apply_event(await _finish_between(machine, "handle_event", value))
+        if machine.phase is not Phase.PROCESSING:
+            return
+
+
+async def _announce_halt(machine: Machine) -> None:
+    """Run `post_run`, then emit `halted`: once for each clean halt, after every buffered event (R24, E03)."""
+    machine.halt_announced = True
+    if machine.hooks.post_run:
+        value = callbacks.call(machine, "post_run", machine.agent.post_run)
+        await _finish_between(machine, "post_run", value)
+        if not machine.halted:
+            return
+    queued = len(machine.mailbox) if machine.mailbox is not None else 0
+    machine.telemetry.execute(telemetry.HALTED, {"queued": queued}, {"agent": machine.name})
+
+
+def _emit_start(machine: Machine, turn: Turn, prompt: str, original: str) -> None:
+    request = turn.request
+    base = {"agent": machine.name, "ref": turn.ref, "origin": request.origin}
+    machine.telemetry.execute(telemetry.TURN_START, {"attempt": turn.attempt}, base)
+    content = {
+        "attempt": turn.attempt,
+        "prompt": prompt,
+        "original": original,
+        "rewritten": prompt != original,
+    }
+    machine.telemetry.execute(telemetry.PROMPT_START, {}, {**base, **content})
+
+
+def _emit_end(machine: Machine, turn: Turn, outcome: Outcome, *, retried: bool) -> None:
+    """Settle the turn in telemetry, whatever its outcome: every started turn ends in metrics (E31)."""
+    tell = machine.telemetry
+    if not tell.handlers:
+        return
+    took = {"duration_s": machine.clock.monotonic() - turn.began}
+    base: dict[str, object] = {"agent": machine.name, "ref": turn.ref}
+    match outcome:
+        case Completed(response):
+            tell.execute(
+                telemetry.TURN_STOP, {**took, "events": turn.seen}, {**base, "usage": response.usage}
+            )
+            tell.execute(telemetry.PROMPT_STOP, took, {**base, "response": response})
+        case Failed(reason, detail):
+            tell.execute(telemetry.TURN_ERROR, took, {**base, "reason": reason, "retried": retried})
+            tell.execute(telemetry.PROMPT_ERROR, took, {**base, "reason": reason, "detail": detail})

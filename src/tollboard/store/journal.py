@@ -1,0 +1,199 @@
+"""The journal of one session: what its agent reports becomes writes. Light, for there may be ten thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tollboard.errors import StoreError, StoreUnavailable
+from tollboard.fleet.records import ApprovalState, TurnStatus
+from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject
+from tollboard.runtime.event import Usage
+from tollboard.runtime.request import Request
+from tollboard.runtime.results import Completed, Failed, Outcome, Reason
+from tollboard.store.feed import to_json
+from tollboard.store.queries import ACCEPT, CHECKPOINT, CLOSE_APPROVAL, FINISH, REQUEST_APPROVAL, SET_HALTED, START
+from tollboard.store.write import Write
+
+if TYPE_CHECKING:
+    from tollboard.clock import Clock
+    from tollboard.store.retries import Retries
+    from tollboard.store.writer import Writer
+
+_MAX_INTEGER = 2**63
+_CLOSED_AS = {Approve: ApprovalState.APPROVED, Edit: ApprovalState.EDITED, Reject: ApprovalState.REJECTED}
+
+
+class StoreJournal:
+    """Implements SessionJournal. `turns` is the seq of the newest durable history entry."""
+
+    __slots__ = ("_clock", "_keyed", "_retries", "_session_id", "_writer", "turns")
+
+    def __init__(self, session_id: str, turns: int, writer: Writer, retries: Retries, clock: Clock) -> None:
+        self._session_id = session_id
+        self._writer = writer
+        self._retries = retries
+        self._clock = clock
+        self._keyed: tuple[str, str] | None = None
+        self.turns = turns
+
+    def keyed(self, ref: str, key: str) -> None:
+        """Give the next accepted request with this ref an idempotency key."""
+        self._keyed = (ref, key)
+
+    def accepted(self, request: Request) -> Write:
+        """Add the request. Raises Overloaded when too much waits to be written; the commit raises KeyReused when
+        another request got the key first."""
+        key = None
+        if self._keyed is not None:
+            ref, given = self._keyed
+            key, self._keyed = (given if ref == request.ref else None), None
+        return self._writer.submit(
+            Write(
+                ACCEPT.sql,
+                (
+                    request.ref,
+                    self._session_id,
+                    key,
+                    request.origin.value,
+                    request.prompt,
+                    request.accepted_at,
+                    0,
+                    None,
+                ),
+            )
+        )
+
+    def started(self, request: Request) -> Write:
+        """Note the start; a retry's time and attempt replace the earlier ones."""
+        started_at = self._clock.time() if request.started_at is None else request.started_at
+        return self._writer.submit(Write(START.sql, (request.attempt, started_at, request.ref)))
+
+    def finished(self, request: Request, outcome: Outcome, duration_s: float) -> Write | None:
+        """Note the outcome, and go on trying while the disk fails (see Finish).
+
+        The entry gets its seq from the database, and only if the start was durable: a request that was withdrawn, or
+        whose start could not be written, has none. `None` for a request whose acceptance failed: there is no row.
+        """
+        if _refused(request):
+            return None
+        ended_at = self._clock.time()
+        params = (ended_at, *_outcome_values(outcome, duration_s), request.ref, ended_at)
+        return self._writer.submit(Finish(self, request, params), must=True)
+
+    def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Write:
+        """Note the conversation's id, and what the provider really runs with if it said so."""
+        settings = None if effective is None else to_json(dict(effective))
+        values = CHECKPOINT.bind(session_id=self._session_id, provider=provider_session_id, settings=settings)
+        return self._writer.submit(Write(CHECKPOINT.sql, values))
+
+    def halted(self, halted: bool) -> Write:  # noqa: FBT001 - a fact, not an option
+        """Note that the mailbox was frozen or released."""
+        values = SET_HALTED.bind(session_id=self._session_id, is_halted=int(halted))
+        return self._writer.submit(Write(SET_HALTED.sql, values), must=True)
+
+    def approval_requested(self, approval: Approval) -> Write:
+        """Add a question."""
+        request = approval.request
+        values = REQUEST_APPROVAL.bind(
+            id=approval.id, session_id=self._session_id, ref=approval.ref, path=approval.agent, tool=request.tool,
+            arguments=to_json(dict(request.arguments)), display=request.display, allowed=to_json(request.allowed),
+            state=ApprovalState.PENDING.value, requested_at=approval.requested_at,
+        )  # fmt: skip
+        return self._writer.submit(Write(REQUEST_APPROVAL.sql, values))
+
+    def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Write:
+        """Note the answer, or why the question expired; the first one stays."""
+        state = ApprovalState.EXPIRED if decision is None else _CLOSED_AS[type(decision)]
+        values = CLOSE_APPROVAL.bind(
+            the_id=approval.id, new_state=state.value, new_decided_at=self._clock.time(), new_decided_by=by,
+            new_decision=None if decision is None else to_json(_plain(decision)),
+        )  # fmt: skip
+        return self._writer.submit(Write(CLOSE_APPROVAL.sql, values), must=True)
+
+
+class Finish(Write):
+    """An outcome on its way. A medium that fails for a while does not lose it: it is written again, later.
+
+    It fails only for good: the store was closed, the ownership is gone, the file is damaged. A statement that can
+    never succeed (a text beyond SQLite's limit) leaves a failed entry in the outcome's place, and raises.
+    """
+
+    __slots__ = ("journal", "mended", "request", "tries")
+
+    def __init__(self, journal: StoreJournal, request: Request, params: tuple[object, ...]) -> None:
+        super().__init__(FINISH.sql, params)
+        self.journal = journal
+        self.request = request
+        self.tries = 0
+        self.mended: StoreError | None = None
+
+    def settle(self) -> None:
+        """Settle, or come back later."""
+        error = self.error
+        if isinstance(error, StoreUnavailable) and not _refused(self.request) and self.journal._retries.later(self):
+            return
+        if type(error) is StoreError and self.mended is None:
+            self._mend(error)
+            return
+        if self.row is not None and self.row[0] is not None and error is None:
+            self.journal.turns = max(self.journal.turns, self.row[0])
+        self.error = error or self.mended
+        super().settle()
+
+    def _mend(self, error: StoreError) -> None:
+        """Write a failed outcome in place of one that cannot be stored, so that the request has ended."""
+        self.mended = error
+        ended_at, *_, ref, same = self.params
+        values = _outcome_values(Failed(Reason.STORE_FAILED, str(error)), self.params[4])
+        self.params = (ended_at, *values, ref, same)
+        self.again()
+
+    def again(self) -> None:
+        """Submit it once more."""
+        self.error = None
+        self.tries += 1
+        self.journal._writer.submit(self, must=True)
+
+
+def _refused(request: Request) -> bool:
+    """Return whether the acceptance failed: then there is nothing whose outcome could be remembered."""
+    commit = request.commit
+    return isinstance(commit, Write) and commit.settled and commit.error is not None
+
+
+def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
+    """Return status, reason, detail, duration, usage and text as the columns want them."""
+    if isinstance(outcome, Completed):
+        response = outcome.response
+        return (TurnStatus.OK.value, None, None, duration_s, *_usage_values(response.usage), response.text)
+    interrupted = outcome.reason is Reason.INTERRUPTED
+    status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
+    return (status.value, outcome.reason.value, outcome.detail, duration_s, *_usage_values(None), None)
+
+
+def _usage_values(usage: Usage | None) -> tuple[object, ...]:
+    """Return the usage columns. A provider's odd value counts as not reported: it must not cost the whole turn."""
+    if usage is None:
+        return (None, None, None, None, None)
+    cost = usage.cost_usd
+    return (
+        _count(usage.input_tokens),
+        _count(usage.output_tokens),
+        _count(usage.cache_read_tokens),
+        _count(usage.cache_creation_tokens),
+        float(cost) if isinstance(cost, int | float) else None,
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER else None
+
+
+def _plain(decision: Decision) -> dict[str, object]:
+    """Return a decision as the mapping that `parse_decision` reads."""
+    if isinstance(decision, Edit):
+        return {"type": decision.type, "arguments": dict(decision.arguments)}
+    if isinstance(decision, Reject):
+        return {"type": decision.type, "message": decision.message}
+    return {"type": decision.type}

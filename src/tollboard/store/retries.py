@@ -1,0 +1,43 @@
+"""Outcomes that could not be written yet: each waits on a timer, doubling from a second to half a minute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tollboard.clock import Clock, Timer
+
+if TYPE_CHECKING:
+    from tollboard.store.journal import Finish
+
+_FIRST_S = 1.0
+_LONGEST_S = 30.0
+
+
+class Retries:
+    """The outcomes of one store that wait for a better moment."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: dict[Finish, Timer] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def later(self, finish: Finish) -> bool:
+        """Try again after a while; return false when the store is closing and it has to fail."""
+        if self._closed:
+            return False
+        delay_s = min(_LONGEST_S, _FIRST_S * 2 ** min(finish.tries, 10))
+        self._waiting[finish] = self._clock.call_later(delay_s, lambda: self._now(finish))
+        return True
+
+    def _now(self, finish: Finish) -> None:
+        self._waiting.pop(finish).cancel()
+        finish.again()
+
+    def close(self) -> None:
+        """Try each of them a last time, now. Idempotent."""
+        self._closed = True
+        for finish in list(self._waiting):
+            self._now(finish)

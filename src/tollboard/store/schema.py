@@ -1,0 +1,144 @@
+"""The tables, once: queries and migrations are checked against this file; nothing else names a column's type.
+
+Times are Unix seconds, texts are UTF-8, `data`, `options` and the like are JSON. Tables are STRICT, so a wrong type is
+refused by SQLite itself. A change here needs a migration in `migrations/versions` and a new `HEAD`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
+
+VERSIONS = ("0001",)
+"""Every schema version this program knows, oldest first."""
+HEAD = VERSIONS[-1]
+
+NAMING = {
+    "pk": "%(table_name)s_pk",
+    "fk": "%(table_name)s_%(column_0_name)s_fk",
+    "uq": "%(table_name)s_%(column_0_name)s",
+}
+
+metadata = MetaData(naming_convention=NAMING)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Integer, nullable=False),
+    sqlite_strict=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("halted", Integer, nullable=False),
+    Column("created_at", REAL, nullable=False),
+    Column("stopped_at", REAL),
+    Column("problem", Text),
+    Column("provider_session_id", Text),
+    Column("effective", Text, nullable=False, server_default=text("'{}'")),
+    # A dead session keeps its name until somebody stops it: its manager must look first.
+    Index("sessions_name_taken", "name", unique=True, sqlite_where=text("life != 'stopped'")),
+    Index("sessions_name", "name", "stopped_at"),
+    sqlite_strict=True,
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("ref", Text, nullable=False),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Text),
+    Column("origin", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("accepted_at", REAL, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", REAL),
+    Column("ended_at", REAL),
+    Column("seq", Integer),
+    Column("status", Text),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("duration_s", REAL),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cache_read_tokens", Integer),
+    Column("cache_creation_tokens", Integer),
+    Column("cost_usd", REAL),
+    Column("text", Text),
+    Index("requests_ref", "ref", unique=True),
+    Index("requests_seq", "session_id", "seq", unique=True),
+    Index("requests_key", "session_id", "key", unique=True, sqlite_where=text("key IS NOT NULL")),
+    Index("requests_unfinished", "number", sqlite_where=text("ended_at IS NULL")),
+    sqlite_strict=True,
+)
+"""Every accepted prompt. Those with a `seq` are the session's history, numbered from 1 without gaps."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("session_id", Text, nullable=False),
+    Column("session", Text, nullable=False),
+    Column("ref", Text),
+    Column("kind", Text, nullable=False),
+    Column("at", REAL, nullable=False),
+    Column("data", Text, nullable=False),
+    Index("events_session", "session", "seq"),
+    # AUTOINCREMENT: a number that a client has seen is never given to another item, even when all were deleted.
+    sqlite_autoincrement=True,
+    sqlite_strict=True,
+)
+"""The feed. No foreign key: an item may tell of the deletion of its own session."""
+
+summaries = Table(
+    "summaries",
+    metadata,
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at", REAL, nullable=False),
+    Column("at_turn", Integer, nullable=False),
+    sqlite_strict=True,
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("display", Text, nullable=False),
+    Column("allowed", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("requested_at", REAL, nullable=False),
+    Column("decided_at", REAL),
+    Column("decided_by", Text),
+    Column("decision", Text),
+    Index("approvals_id", "id", unique=True),
+    Index("approvals_session", "session_id", "number"),
+    Index("approvals_state", "state", "number"),
+    sqlite_strict=True,
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("reader", Text, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Index("cursors_session", "session_id"),
+    sqlite_strict=True,
+)

@@ -1,0 +1,274 @@
+"""The store: one SQLite file that holds everything the fleet remembers. The fleet calls it through `fleet.ledger.Ledger`.
+
+It wires the writer, the readers and the journals together and says which query answers which question; it never
+decides anything about sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tollboard.clock import Clock, SystemClock
+from tollboard.errors import Overloaded
+from tollboard.fleet.ledger import Commit, NewFeedItem, StoredRequest
+from tollboard.fleet.records import (
+    ApprovalRecord,
+    ApprovalState,
+    Entry,
+    FeedItem,
+    Life,
+    SessionRecord,
+    Summary,
+)
+from tollboard.store import queries, rows
+from tollboard.store.feed import FeedWrite
+from tollboard.store.journal import StoreJournal
+from tollboard.store.opening import Place, prepare
+from tollboard.store.queries import Query
+from tollboard.store.reader import Reader
+from tollboard.store.retention import Pruner, Retention
+from tollboard.store.retries import Retries
+from tollboard.store.write import Group, Write
+from tollboard.store.writer import Writer
+
+CLOSE_DEADLINE_S = 10.0
+_ENDLESS = 2**63 - 1
+
+
+class Store:
+    """Implements `Ledger`. Belongs to the event loop it was opened on; open it with `await Store.open(path)`."""
+
+    def __init__(self, place: Place, epoch: int, clock: Clock, retention: Retention) -> None:
+        self.path = place.path
+        self.epoch = epoch
+        self._clock = clock
+        self._retries = Retries(clock)
+        self._writer = Writer(str(place.path), place.connect, epoch=epoch, pruner=Pruner(retention, clock.time))
+        self._reader = Reader(str(place.path), place.reader)
+
+    @classmethod
+    async def open(
+        cls, path: str | os.PathLike[str], *, clock: Clock | None = None, take_over: bool = False,
+        retention: Retention | None = None, synchronous: str = "FULL",
+    ) -> Store:  # fmt: skip
+        """Open the database, making or migrating it as needed, and become its owner.
+
+        Whoever opened it before can no longer write. Raises StoreUnavailable, StoreCorrupt or StoreTooNew.
+        """
+        place = Place(Path(path).absolute(), synchronous)
+        epoch = await asyncio.to_thread(prepare, place)
+        store = cls(place, epoch, clock or SystemClock(), retention or Retention())
+        store._writer.start()
+        return store
+
+    def __repr__(self) -> str:
+        return f"<Store {str(self.path)!r} epoch={self.epoch}>"
+
+    def _write(self, query: Query, **values: object) -> Write:
+        return self._writer.submit(Write(query.sql, query.bind(**values)))
+
+    # -- sessions
+
+    def create_session(self, record: SessionRecord) -> Commit:
+        """Remember a new session. The commit raises AgentExists when its name is taken."""
+        return self._write(queries.CREATE_SESSION, **rows.session_values(record))
+
+    def journal(self, record: SessionRecord) -> StoreJournal:
+        """Return the journal of a session."""
+        return StoreJournal(record.id, record.turns, self._writer, self._retries, self._clock)
+
+    def set_life(self, session_id: str, life: Life, *, at: float, problem: str | None = None) -> Commit:
+        """Remember that a session was stopped, died, or lives again."""
+        stopped_at = at if life is Life.STOPPED else None
+        return self._write(
+            queries.SET_LIFE, session_id=session_id, new_life=life.value, new_stopped_at=stopped_at, new_problem=problem
+        )
+
+    def delete_session(self, session_id: str) -> Commit:
+        """Remove a session with its requests, summaries, approvals, cursors and feed items."""
+        parts = [
+            Write(query.sql, query.bind(session_id=session_id))
+            for query in (queries.DELETE_SESSION_EVENTS, queries.DELETE_SESSION)
+        ]
+        return self._writer.submit(Group(parts))
+
+    async def sessions(self, *, every: bool = False) -> Sequence[SessionRecord]:
+        """Return the sessions of the fleet, oldest first; with `every` the stopped ones too."""
+        return await self._reader.all(queries.ALL_SESSIONS if every else queries.SESSIONS, rows.session_record)
+
+    async def find_session(self, name_or_id: str) -> SessionRecord | None:
+        """Return the session that has the name now, else the one stopped last, else the one with that id."""
+        found = await self._reader.one(queries.SESSION_BY_NAME, rows.session_record, name=name_or_id)
+        return found or await self._reader.one(queries.SESSION_BY_ID, rows.session_record, id=name_or_id)
+
+    # -- requests and history
+
+    async def request(self, ref: str) -> StoredRequest | None:
+        """Return one request."""
+        return await self._reader.one(queries.REQUEST, rows.stored_request, ref=ref)
+
+    async def requests(self, refs: Sequence[str]) -> Sequence[StoredRequest]:
+        """Return those of the refs that exist, in the order given."""
+        found = await self._reader.all(queries.REQUESTS, rows.stored_request, refs=json.dumps(list(refs)))
+        by_ref = {request.ref: request for request in found}
+        return [by_ref[ref] for ref in refs if ref in by_ref]
+
+    async def request_by_key(self, session_id: str, key: str) -> StoredRequest | None:
+        """Return the request that was accepted with this idempotency key."""
+        return await self._reader.one(queries.REQUEST_BY_KEY, rows.stored_request, session_id=session_id, key=key)
+
+    async def unfinished(self) -> Sequence[StoredRequest]:
+        """Return every request of a live session without an outcome, in the order of acceptance."""
+        return await self._reader.all(queries.UNFINISHED, rows.stored_request)
+
+    def mark_interrupted(self, request: StoredRequest, *, seq: int, at: float, detail: str) -> Commit:
+        """End a request that was in flight when the last daemon ended; does nothing if it has ended."""
+        return self._write(queries.MARK_INTERRUPTED, the_ref=request.ref, new_seq=seq, at=at, why=detail)
+
+    async def history(
+        self, session_id: str, *, after: int = 0, before: int | None = None, limit: int, newest: bool = False
+    ) -> Sequence[Entry]:
+        """Return entries with `after < seq < before`, oldest first; with `newest` the last `limit` of them."""
+        query = queries.NEWEST_HISTORY if newest else queries.HISTORY
+        found = await self._reader.all(
+            query, rows.history_entry, session_id=session_id, after=after,
+            before=_ENDLESS if before is None else before, count=limit,
+        )  # fmt: skip
+        return found[::-1] if newest else found
+
+    async def history_size(self, session_id: str) -> int:
+        """Return how many entries a session has; constant time."""
+        return await self._reader.one(queries.HISTORY_SIZE, _first, session_id=session_id) or 0
+
+    # -- inbox
+
+    async def cursors(self, reader: str) -> Mapping[str, int]:
+        """Return the reader's cursor for each session id that it has acknowledged."""
+        return dict(await self._reader.all(queries.CURSORS, _pair, reader=reader))
+
+    def set_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
+        """Move the reader's cursor, forward or back."""
+        return self._write(queries.SET_CURSOR, session_id=session_id, reader=reader, seq=seq)
+
+    # -- summaries
+
+    def add_summary(self, session_id: str, *, text: str, author: str, at: float, at_turn: int) -> Commit:
+        """Append a version of the session's summary."""
+        return self._write(queries.ADD_SUMMARY, session_id=session_id, text=text, author=author, at=at, at_turn=at_turn)
+
+    async def summary(self, session_id: str, *, version: int | None = None) -> Summary | None:
+        """Return a version of the summary, the newest by default."""
+        return await self._reader.one(queries.SUMMARY, rows.summary_record, session_id=session_id, version=version)
+
+    async def summaries(self, session_ids: Sequence[str]) -> Mapping[str, Summary]:
+        """Return the newest summary of each of these sessions that has one, by session id."""
+        wanted = json.dumps(list(session_ids))
+        return dict(await self._reader.all(queries.NEWEST_SUMMARIES, _keyed_summary, session_ids=wanted))
+
+    async def summary_versions(self, session_id: str) -> Sequence[Summary]:
+        """Return all versions, oldest first."""
+        return await self._reader.all(queries.SUMMARY_VERSIONS, rows.summary_record, session_id=session_id)
+
+    # -- approvals
+
+    async def approvals(
+        self, *, session_id: str | None = None, state: ApprovalState | None
+    ) -> Sequence[ApprovalRecord]:
+        """Return approvals, oldest first; the newest 500 of every state when `state` is `None`."""
+        convert = rows.approval_record
+        if state is not None:
+            if session_id is None:
+                return await self._reader.all(queries.STATE_APPROVALS, convert, state=state.value)
+            query = queries.SESSION_STATE_APPROVALS
+            return await self._reader.all(query, convert, session_id=session_id, state=state.value)
+        if session_id is None:
+            return (await self._reader.all(queries.LAST_APPROVALS, convert))[::-1]
+        return (await self._reader.all(queries.SESSION_LAST_APPROVALS, convert, session_id=session_id))[::-1]
+
+    async def approval(self, approval_id: str) -> ApprovalRecord | None:
+        """Return one approval."""
+        return await self._reader.one(queries.APPROVAL, rows.approval_record, id=approval_id)
+
+    def expire_approvals(self, *, at: float, why: str) -> Commit:
+        """Expire every approval that waits."""
+        return self._write(queries.EXPIRE_APPROVALS, at=at, why=why)
+
+    # -- feed
+
+    def feed(self, item: NewFeedItem) -> None:
+        """Append an item to the feed. One that cannot be taken is dropped, and the next `flush` says so."""
+        try:
+            self._writer.submit(FeedWrite(item))
+        except Overloaded as error:
+            self._writer.note_failure(error)
+
+    def on_feed(self, callback: Callable[[Sequence[FeedItem]], None]) -> None:
+        """Call back on the loop with each batch of items, once it is committed and numbered."""
+        self._writer.on_feed(callback)
+
+    async def feed_after(
+        self, seq: int, *, session: str | None = None, kinds: Sequence[str] = (), ref: str | None = None, limit: int
+    ) -> Sequence[FeedItem]:
+        """Return committed items with a greater number, in order."""
+        if session is None and ref is not None:
+            # The items of one ref are found through its session; only events have no index on refs.
+            session = await self._reader.one(queries.SESSION_OF_REF, _first, ref=ref)
+        wanted = json.dumps(list(kinds)) if kinds else None
+        if session is None:
+            return await self._reader.all(
+                queries.FEED_AFTER, rows.feed_item, after=seq, kinds=wanted, ref=ref, count=limit
+            )
+        return await self._reader.all(
+            queries.SESSION_FEED_AFTER, rows.feed_item, after=seq, kinds=wanted, ref=ref, session=session, count=limit
+        )
+
+    async def feed_bounds(self) -> tuple[int, int]:
+        """Return the numbers of the oldest and the newest item that are kept; (0, 0) when there are none."""
+        first, last = (await self._reader.all(queries.FEED_BOUNDS, _pair))[0]
+        return first or 0, last or 0
+
+    # -- as a whole
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """Make everything written inside one transaction. An outcome in a group that fails is tried again alone."""
+        return self._writer.group()
+
+    def flush(self) -> Commit:
+        """Return a commit that resolves when everything written so far is durable.
+
+        It raises the newest error of what failed since the last flush that had settled when this one was called.
+        """
+        return self._writer.flush()
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be written that producers should await `flush` before they go on."""
+        return self._writer.congested
+
+    async def close(self) -> None:
+        """Commit what waits, then close; raises StoreUnavailable when the disk does not answer in time. Idempotent."""
+        self._retries.close()
+        deadline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(CLOSE_DEADLINE_S, lambda: deadline.done() or deadline.set_result(None))
+        try:
+            await self._reader.close()
+            await self._writer.close(deadline)
+        finally:
+            timer.cancel()
+
+
+def _first(row: rows.Row) -> int:
+    return row[0]
+
+
+def _pair(row: rows.Row) -> tuple[str, int]:
+    return row[0], row[1]
+
+
+def _keyed_summary(row: rows.Row) -> tuple[str, Summary]:
+    return row[0], rows.summary_record(row)

@@ -224,12 +224,12 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What `send` answers: the ref, and the receipt at that moment. `repeated`: the idempotency key was known."""
+class Deleted:
+    """What deleting a stopped session removed."""
 
-    ref: str
-    receipt: Receipt
-    repeated: bool = False
+    session: str
+    id: str
+    turns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +316,7 @@ class FeedItem:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Feed items after a number. `missed`: how many were dropped by retention before the first one shown."""
+    """Feed items after a number. `missed`: retention dropped items between that number and the first one shown."""
 
     items: tuple[FeedItem, ...]
     last_seq: int

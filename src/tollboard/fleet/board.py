@@ -1,0 +1,171 @@
+"""The verbs of the manager: what `Switchboard` (in this process) and `Client` (over the daemon's socket) both are.
+
+Same names, arguments, results and errors on both; the operations of HTTP, the CLI and MCP are made from them. Names
+are session names; wherever a name is taken, a session's id is too, which is how a stopped session whose name was used
+again is reached. Seconds everywhere, Unix seconds for points in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from os import PathLike
+from typing import Literal, Protocol
+
+from tollboard.fleet.records import (
+    ApprovalRecord,
+    BackendInfo,
+    BroadcastItem,
+    Deleted,
+    FeedItem,
+    FeedPage,
+    HaltReport,
+    Inbox,
+    InboxSession,
+    Interrupted,
+    Poll,
+    Receipt,
+    SessionStatus,
+    StopReport,
+    Summary,
+    Transcript,
+    WaitReport,
+)
+from tollboard.runtime.approval import Decision
+
+DEFAULT_READER = "me"
+DEFAULT_BACKEND = "claude"
+MAX_PAGE = 200
+"""Entries of one transcript or inbox page."""
+MAX_FEED_PAGE = 1_000
+MAX_WAIT_S = 3_600.0
+MAX_PROMPT_BYTES = 1024 * 1024
+MAX_SUMMARY_BYTES = 1024 * 1024
+
+
+class Board(Protocol):
+    """Drives a fleet of sessions."""
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def start_session(
+        self, name: str, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
+    ) -> SessionStatus:
+        """Start a session on an existing directory (S01).
+
+        `options` go to the backend untouched, except those of the runtime (`watchdog_s`, `silence_s`,
+        `approval_timeout_s`, `max_queued`, ...). Raises AgentExists, InvalidName, InvalidPath, InvalidOption,
+        UnknownBackend, BackendUnavailable, StoreError.
+        """
+
+    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
+        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08)."""
+
+    async def status(self, name: str) -> SessionStatus:
+        """Return how a session stands. Raises AgentNotFound."""
+
+    async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
+        """End a session and its whole process tree; its history stays (S08, S26).
+
+        What is queued or in flight ends with `stopped`; with `drain` the turn in flight finishes first.
+        """
+
+    async def delete_session(self, name: str) -> Deleted:
+        """Remove a stopped session with all its rows. Raises Conflict while it lives, AgentNotFound."""
+
+    async def backends(self) -> tuple[BackendInfo, ...]:
+        """Return the known backends and whether each could work here."""
+
+    # -- prompts ----------------------------------------------------------------------------------------------------
+
+    async def send(self, name: str, prompt: str, *, queue: bool = False, key: str | None = None) -> str:
+        """Accept a prompt and return its ref; it is durable when this returns (S02, S18).
+
+        Raises SessionBusy or SessionHalted unless `queue`, Overloaded, InvalidPrompt, AgentNotFound, StoreError.
+        `key` is an idempotency key: the same key with the same prompt returns the same ref, also after a restart;
+        with another prompt it raises KeyReused.
+        """
+
+    async def poll(self, name: str, ref: str) -> Poll:
+        """Return how a request stands, repeatably. Raises RequestNotFound, also for a ref of another session."""
+
+    async def wait(
+        self, refs: Sequence[str], *, timeout: float | None = None, mode: Literal["all", "any"] = "all"
+    ) -> WaitReport:
+        """Wait until all (or any) of the requests have ended, of any sessions, at most `timeout` seconds.
+
+        Returns what is done and what is not; running out of time is not an error. Raises RequestNotFound.
+        """
+
+    async def broadcast(
+        self, prompt: str, *, names: Sequence[str] | None = None
+    ) -> tuple[BroadcastItem, ...]:
+        """Queue a prompt on every live session, or on those named; one ref or one error for each (S09)."""
+
+    async def cancel(self, name: str, ref: str) -> Receipt:
+        """Withdraw a queued request. Raises NotCancellable if it is in flight or done, RequestNotFound."""
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    async def inbox(
+        self, name: str | None = None, *, ack: bool = False, reader: str = DEFAULT_READER,
+        wait: float | None = None, limit: int = 100,
+    ) -> Inbox:  # fmt: skip
+        """Return the finished turns this reader has not acknowledged, of one session or of the fleet (S04, S05).
+
+        Moves nothing unless `ack`; then each session's cursor moves to exactly the last turn shown. `wait`: if
+        nothing is new, wait up to that many seconds for the first thing that is.
+        """
+
+    async def ack(self, name: str, seq: int, *, reader: str = DEFAULT_READER) -> InboxSession:
+        """Set the reader's cursor to exactly `seq`, forward or back; idempotent (S21). Raises Invalid beyond the end."""
+
+    async def transcript(
+        self, name: str, *, limit: int | None = None, before: int | None = None
+    ) -> Transcript:
+        """Return the last `limit` turns; `None` or 0: all, in pages of at most MAX_PAGE, continued with `before`."""
+
+    async def summary_get(self, name: str, *, version: int | None = None) -> Summary:
+        """Return the manager's summary of a session, or an earlier version of it."""
+
+    async def summary_update(self, name: str, text: str) -> Summary:
+        """Write a new version of the summary (markdown); works while a turn runs, earlier ones are kept (S06, S25)."""
+
+    async def summary_versions(self, name: str) -> tuple[Summary, ...]:
+        """Return every version of the summary, oldest first."""
+
+    async def events(
+        self, name: str | None = None, *, kinds: Sequence[str] = (), ref: str | None = None, after: int = 0,
+        limit: int = MAX_FEED_PAGE,
+    ) -> FeedPage:  # fmt: skip
+        """Return one page of the feed after a number (S10)."""
+
+    def tail(
+        self,
+        name: str | None = None,
+        *,
+        kinds: Sequence[str] = (),
+        ref: str | None = None,
+        after: int | None = None,
+    ) -> AsyncIterator[FeedItem]:
+        """Follow the feed from after a number, or from now on, without gaps or repeats, until closed."""
+
+    # -- control ----------------------------------------------------------------------------------------------------
+
+    async def interrupt(self, name: str, *, ref: str | None = None) -> Interrupted:
+        """End the turn in flight, only that of `ref` if given; the mailbox goes on (S08)."""
+
+    async def halt(self, name: str | None = None, *, all: bool = False) -> HaltReport:
+        """Freeze a session's mailbox after the turn in flight, or with `all` the whole fleet's at once (S23)."""
+
+    async def resume(self, name: str | None = None, *, all: bool = False) -> HaltReport:
+        """Release what `halt` froze; never answers approvals."""
+
+    async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
+        """Return the approvals that wait, oldest first; with `all` the answered and expired ones too (S14)."""
+
+    async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
+        """Answer an approval; who answered is recorded (S14, S27).
+
+        Exactly one of several managers wins. Raises ApprovalNotFound, AlreadyDecided, InvalidDecision (the approval
+        still waits then).
+        """

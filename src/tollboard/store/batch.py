@@ -1,8 +1,8 @@
 """How a batch of writes runs inside one transaction: quickly when all is well, singly when one of them is bad.
 
 The quick way gathers the statements of the hot path into lanes and runs each lane at once: acceptances first, then
-starts, outcomes, feed items. That keeps the order of everything that touches the same request or the same feed. Any other write
-is a barrier: the lanes are emptied before it runs.
+starts, outcomes, feed items. That keeps the order of everything that touches the same request or the same feed. Any
+other write is a barrier: the lanes are emptied before it runs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from tollboard.store.faults import is_storage, translate
 from tollboard.store.feed import FeedWrite, add_many
-from tollboard.store.queries import ACCEPT, FINISH, START
-from tollboard.store.write import Write
+from tollboard.store.queries import ACCEPT, FINISH
+from tollboard.store.write import Start, Write, storable
 
 
 class _Lanes:
@@ -29,7 +29,7 @@ class _Lanes:
     def _reset(self) -> None:
         self._accepts: list[Sequence[Any]] = []
         self._accepted: dict[str, int] = {}
-        self._starts: list[Sequence[Any]] = []
+        self._starts: list[Start] = []
         self._finishes: list[Write] = []
         self._feed: list[FeedWrite] = []
 
@@ -39,22 +39,22 @@ class _Lanes:
         if sql is ACCEPT.sql:
             self._accepted[write.params[0]] = len(self._accepts)
             self._accepts.append(write.params)
-        elif sql is START.sql:
-            self._start(write.params)
         elif sql is FINISH.sql:
             self._finishes.append(write)
         elif isinstance(write, FeedWrite):
             self._feed.append(write)
+        elif isinstance(write, Start):
+            self._start(write)
         else:
             return False
         return True
 
-    def _start(self, params: Sequence[Any]) -> None:
+    def _start(self, start: Start) -> None:
         """Fold a start into the acceptance of the same batch: one statement and one row version less."""
-        attempt, started_at, ref = params
+        attempt, started_at, ref = start.params
         index = self._accepted.get(ref)
         if index is None:
-            self._starts.append(params)
+            self._starts.append(start)
         else:
             self._accepts[index] = (*self._accepts[index][:-2], attempt, started_at)
 
@@ -62,9 +62,7 @@ class _Lanes:
         """Run what was gathered."""
         if self._accepts:
             self._connection.executemany(ACCEPT.sql, self._accepts)
-        if self._starts:
-            self._connection.executemany(START.sql, self._starts)
-        for write in self._finishes:
+        for write in (*self._starts, *self._finishes):
             write.run(self._connection)
         if self._feed:
             add_many(self._connection, self._feed)
@@ -105,9 +103,5 @@ def _run_cleaned(connection: sqlite3.Connection, write: Write) -> None:
     except UnicodeEncodeError:
         connection.execute("ROLLBACK TO one")
         for part in write.flatten():
-            part.params = tuple(_clean(value) for value in part.params)
+            part.params = storable(part.params)
         write.run(connection)
-
-
-def _clean(value: object) -> object:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

@@ -5,7 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from tollboard.errors import AgentExists, KeyReused, StoreCorrupt, StoreError, StoreUnavailable, TollboardError
+from tollboard.errors import (
+    AgentExists,
+    KeyReused,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+    TollboardError,
+)
 
 # Primary result codes (https://sqlite.org/rescode.html): the medium failed, whatever the statement was.
 _MENDS = {
@@ -21,8 +28,16 @@ _MENDS = {
 }
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TAKEN: Sequence[tuple[str, type[TollboardError], str]] = (
-    ("sessions.name", AgentExists, "a session of that name exists and is not stopped; stop it or choose another name"),
-    ("requests.key", KeyReused, "the idempotency key is in use; ask for the request that was accepted with it"),
+    (
+        "sessions.name",
+        AgentExists,
+        "a session of that name exists and is not stopped; stop it or choose another name",
+    ),
+    (
+        "requests.key",
+        KeyReused,
+        "the idempotency key is in use; ask for the request that was accepted with it",
+    ),
 )
 
 

@@ -9,11 +9,19 @@ from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
 from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject
 from tollboard.runtime.event import Usage
-from tollboard.runtime.request import Request
+from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.store.feed import to_json
-from tollboard.store.queries import ACCEPT, CHECKPOINT, CLOSE_APPROVAL, FINISH, REQUEST_APPROVAL, SET_HALTED, START
-from tollboard.store.write import Write
+from tollboard.store.queries import (
+    ACCEPT,
+    CHECKPOINT,
+    CLOSE_APPROVAL,
+    FINISH,
+    REQUEST_APPROVAL,
+    SET_HALTED,
+    START,
+)
+from tollboard.store.write import Start, Write
 
 if TYPE_CHECKING:
     from tollboard.clock import Clock
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from tollboard.store.writer import Writer
 
 _MAX_INTEGER = 2**63
+_OWN = (Origin.CHAIN, Origin.EVENT)
 _CLOSED_AS = {Approve: ApprovalState.APPROVED, Edit: ApprovalState.EDITED, Reject: ApprovalState.REJECTED}
 
 
@@ -44,30 +53,18 @@ class StoreJournal:
     def accepted(self, request: Request) -> Write:
         """Add the request. Raises Overloaded when too much waits to be written; the commit raises KeyReused when
         another request got the key first."""
-        key = None
-        if self._keyed is not None:
-            ref, given = self._keyed
-            key, self._keyed = (given if ref == request.ref else None), None
-        return self._writer.submit(
-            Write(
-                ACCEPT.sql,
-                (
-                    request.ref,
-                    self._session_id,
-                    key,
-                    request.origin.value,
-                    request.prompt,
-                    request.accepted_at,
-                    0,
-                    None,
-                ),
-            )
-        )
+        key, self._keyed = self._keyed, None
+        params = (
+            request.ref, self._session_id, key[1] if key is not None and key[0] == request.ref else None,
+            request.origin.value, request.prompt, request.accepted_at, request.attempt, None,
+        )  # fmt: skip
+        # What an agent tells itself has no caller who could try again.
+        return self._writer.submit(Write(ACCEPT.sql, params), must=request.origin in _OWN)
 
     def started(self, request: Request) -> Write:
         """Note the start; a retry's time and attempt replace the earlier ones."""
         started_at = self._clock.time() if request.started_at is None else request.started_at
-        return self._writer.submit(Write(START.sql, (request.attempt, started_at, request.ref)))
+        return self._writer.submit(Start(START.sql, (request.attempt, started_at, request.ref)), must=True)
 
     def finished(self, request: Request, outcome: Outcome, duration_s: float) -> Write | None:
         """Note the outcome, and go on trying while the disk fails (see Finish).
@@ -85,9 +82,9 @@ class StoreJournal:
         """Note the conversation's id, and what the provider really runs with if it said so."""
         settings = None if effective is None else to_json(dict(effective))
         values = CHECKPOINT.bind(session_id=self._session_id, provider=provider_session_id, settings=settings)
-        return self._writer.submit(Write(CHECKPOINT.sql, values))
+        return self._writer.submit(Write(CHECKPOINT.sql, values), must=True)
 
-    def halted(self, halted: bool) -> Write:  # noqa: FBT001 - a fact, not an option
+    def halted(self, halted: bool) -> Write:
         """Note that the mailbox was frozen or released."""
         values = SET_HALTED.bind(session_id=self._session_id, is_halted=int(halted))
         return self._writer.submit(Write(SET_HALTED.sql, values), must=True)
@@ -100,7 +97,7 @@ class StoreJournal:
             arguments=to_json(dict(request.arguments)), display=request.display, allowed=to_json(request.allowed),
             state=ApprovalState.PENDING.value, requested_at=approval.requested_at,
         )  # fmt: skip
-        return self._writer.submit(Write(REQUEST_APPROVAL.sql, values))
+        return self._writer.submit(Write(REQUEST_APPROVAL.sql, values), must=True)
 
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Write:
         """Note the answer, or why the question expired; the first one stays."""
@@ -131,7 +128,11 @@ class Finish(Write):
     def settle(self) -> None:
         """Settle, or come back later."""
         error = self.error
-        if isinstance(error, StoreUnavailable) and not _refused(self.request) and self.journal._retries.later(self):
+        if (
+            isinstance(error, StoreUnavailable)
+            and not _refused(self.request)
+            and self.journal._retries.later(self)
+        ):
             return
         if type(error) is StoreError and self.mended is None:
             self._mend(error)
@@ -153,7 +154,7 @@ class Finish(Write):
         """Submit it once more."""
         self.error = None
         self.tries += 1
-        self.journal._writer.submit(self, must=True)
+        _ = self.journal._writer.submit(self, must=True)
 
 
 def _refused(request: Request) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from tollboard.errors import StoreTooNew, StoreUnavailable, TollboardError
+from tollboard.errors import DaemonRunning, StoreTooNew, StoreUnavailable, TollboardError
 from tollboard.store.faults import corrupt, translate
 from tollboard.store.queries import CLAIM, EPOCH
 from tollboard.store.schema import HEAD, VERSIONS
@@ -58,19 +58,40 @@ class Place:
         return self.connect(mode="ro")
 
 
-def prepare(place: Place) -> int:
-    """Make or check the file, bring its schema up to date, become its owner; return the owner's epoch.
+@dataclass(slots=True)
+class Owner:
+    """The ownership of a database: the epoch that fences writers, and the lock that tells other processes."""
 
-    Raises StoreUnavailable, StoreCorrupt or StoreTooNew.
+    epoch: int
+    lock: int | None
+
+    def release(self) -> None:
+        """Let go of the lock. Idempotent; the kernel does it too when the process dies."""
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            os.close(lock)
+
+
+def prepare(place: Place, *, take_over: bool = False) -> Owner:
+    """Make or check the file, bring its schema up to date, become its owner.
+
+    Raises DaemonRunning, StoreUnavailable, StoreCorrupt or StoreTooNew.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; Python must come with 3.37 or newer")
+        raise StoreUnavailable(
+            f"SQLite {sqlite3.sqlite_version} is too old; Python must come with 3.37 or newer"
+        )
     if place.synchronous not in ("FULL", "NORMAL"):
         raise ValueError(f"synchronous must be FULL or NORMAL, not {place.synchronous!r}")
     try:
         _make_file(place.path)
         with _alone(place.path.parent):
-            return _open(place)
+            lock = _lock(place.path, take_over=take_over)
+            try:
+                return Owner(_open(place), lock)
+            except BaseException:
+                os.close(lock)
+                raise
     except TollboardError:
         raise
     except (sqlite3.Error, OSError) as error:
@@ -79,7 +100,9 @@ def prepare(place: Place) -> int:
 
 def _explain(error: Exception, path: Path) -> TollboardError:
     if isinstance(error, OSError):
-        return StoreUnavailable(f"the database {str(path)!r} cannot be opened: {error.strerror}; check its directory")
+        return StoreUnavailable(
+            f"the database {str(path)!r} cannot be opened: {error.strerror}; check its directory"
+        )
     return translate(error, str(path))
 
 
@@ -98,6 +121,26 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(path: Path, *, take_over: bool) -> int:
+    """Return the locked lock file. A process never conflicts with itself: these locks belong to processes.
+
+    To take over means a new lock file: the old owner may hold the old one for as long as it hangs.
+    """
+    name = path.with_name(path.name + ".lock")
+    lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        if not take_over:
+            raise DaemonRunning(
+                f"another process has {str(path)!r} open: use it through that daemon, or stop that process"
+            ) from None
+        name.unlink(missing_ok=True)
+        return _lock(path, take_over=True)
+    return lock
 
 
 def _open(place: Place) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from tollboard.store.schema import approvals, cursors, events, meta, requests, sessions, summaries
 
-_DIALECT = sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+_DIALECT = sqlite.dialect(paramstyle="qmark")
 
 
 class Query:
@@ -47,7 +47,9 @@ def _json_list(name: str) -> Any:
 # -- ownership
 
 CLAIM = Query(
-    update(meta).where(meta.c.key == literal_column("'owner_epoch'")).values(value=meta.c.value + literal_column("1"))
+    update(meta)
+    .where(meta.c.key == literal_column("'owner_epoch'"))
+    .values(value=meta.c.value + literal_column("1"))
 )
 """Make this process the owner: whoever had the epoch before can no longer write."""
 
@@ -69,7 +71,9 @@ CREATE_SESSION = Query(insert(sessions).values(_given(*sessions.c.keys())))
 SET_LIFE = Query(
     update(sessions)
     .where(sessions.c.id == bindparam("session_id"))
-    .values(life=bindparam("new_life"), stopped_at=bindparam("new_stopped_at"), problem=bindparam("new_problem"))
+    .values(
+        life=bindparam("new_life"), stopped_at=bindparam("new_stopped_at"), problem=bindparam("new_problem")
+    )
 )
 """Note that a session lives, was stopped, or died."""
 
@@ -93,7 +97,8 @@ DELETE_SESSION = Query(delete(sessions).where(sessions.c.id == bindparam("sessio
 
 DELETE_SESSION_EVENTS = Query(
     delete(events).where(
-        events.c.session == select(sessions.c.name).where(sessions.c.id == bindparam("session_id")).scalar_subquery(),
+        events.c.session
+        == select(sessions.c.name).where(sessions.c.id == bindparam("session_id")).scalar_subquery(),
         events.c.session_id == bindparam("session_id"),
     )
 )
@@ -113,7 +118,9 @@ SESSION_BY_NAME = Query(
     select(*_SESSION)
     .where(sessions.c.name == bindparam("name"))
     .order_by(
-        sessions.c.life == literal_column("'stopped'"), sessions.c.stopped_at.desc(), sessions.c.created_at.desc()
+        sessions.c.life == literal_column("'stopped'"),
+        sessions.c.stopped_at.desc(),
+        sessions.c.created_at.desc(),
     )
     .limit(literal_column("1"))
 )
@@ -239,7 +246,9 @@ CURSORS = Query(select(cursors.c.session_id, cursors.c.seq).where(cursors.c.read
 SET_CURSOR = Query(
     sqlite.insert(cursors)
     .values(_given("reader", "session_id", "seq"))
-    .on_conflict_do_update(index_elements=["reader", "session_id"], set_={"seq": literal_column("excluded.seq")})
+    .on_conflict_do_update(
+        index_elements=["reader", "session_id"], set_={"seq": literal_column("excluded.seq")}
+    )
 )
 """Move a reader's cursor."""
 
@@ -261,7 +270,9 @@ ADD_SUMMARY = Query(
 
 _SUMMARY = (*summaries.c, sessions.c.name.label("session"), _TURNS.label("turns"))
 _SUMMARIES = select(*_SUMMARY).select_from(summaries.join(sessions, sessions.c.id == summaries.c.session_id))
-_NEWEST = select(func.max(_newer.c.version)).where(_newer.c.session_id == summaries.c.session_id).scalar_subquery()
+_NEWEST = (
+    select(func.max(_newer.c.version)).where(_newer.c.session_id == summaries.c.session_id).scalar_subquery()
+)
 
 SUMMARY = Query(
     _SUMMARIES.where(
@@ -285,12 +296,25 @@ SUMMARY_VERSIONS = Query(
 
 REQUEST_APPROVAL = Query(
     insert(approvals).values(
-        _given("id", "session_id", "ref", "path", "tool", "arguments", "display", "allowed", "state", "requested_at")
+        _given(
+            "id",
+            "session_id",
+            "ref",
+            "path",
+            "tool",
+            "arguments",
+            "display",
+            "allowed",
+            "state",
+            "requested_at",
+        )
     )
 )
 """Add a question before it is shown."""
 
-_CLOSING = {name: bindparam(f"new_{name}") for name in ("state", "decided_at", "decided_by", "decision")}
+_CLOSING: dict[str, Any] = {
+    name: bindparam(f"new_{name}") for name in ("state", "decided_at", "decided_by", "decision")
+}
 CLOSE_APPROVAL = Query(
     update(approvals)
     .where(approvals.c.id == bindparam("the_id"), approvals.c.state == literal_column("'pending'"))
@@ -324,7 +348,9 @@ SESSION_STATE_APPROVALS = Query(_APPROVALS.where(_OF_SESSION, _IN_STATE).order_b
 LAST_APPROVALS = Query(_APPROVALS.order_by(approvals.c.number.desc()).limit(_LAST_500))
 """Return the newest approvals of every state, newest first."""
 
-SESSION_LAST_APPROVALS = Query(_APPROVALS.where(_OF_SESSION).order_by(approvals.c.number.desc()).limit(_LAST_500))
+SESSION_LAST_APPROVALS = Query(
+    _APPROVALS.where(_OF_SESSION).order_by(approvals.c.number.desc()).limit(_LAST_500)
+)
 """Return a session's newest approvals of every state, newest first."""
 
 # -- feed
@@ -386,6 +412,8 @@ PRUNE_SESSION = Query(
 
 _oldest = select(events.c.seq, events.c.at).order_by(events.c.seq).limit(bindparam("slice")).subquery()
 PRUNE_AGE = Query(
-    delete(events).where(events.c.seq.in_(select(_oldest.c.seq).where(_oldest.c.at < bindparam("older_than"))))
+    delete(events).where(
+        events.c.seq.in_(select(_oldest.c.seq).where(_oldest.c.at < bindparam("older_than")))
+    )
 )
 """Delete those of the oldest items that are too old."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from tollboard.errors import StoreUnavailable
 from tollboard.store.faults import translate
 from tollboard.store.queries import Query
+from tollboard.store.write import storable
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -44,9 +45,16 @@ class Reader:
 
     def _fetch(self, sql: str, params: Row, convert: Callable[[Row], T]) -> list[T]:
         try:
-            return [convert(row) for row in self._connection().execute(sql, params)]
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+            return [convert(row) for row in self._execute(sql, params)]
+        except sqlite3.Error as error:
             raise translate(error, self._path) from None
+
+    def _execute(self, sql: str, params: Row) -> sqlite3.Cursor:
+        try:
+            return self._connection().execute(sql, params)
+        except UnicodeEncodeError:
+            # As when it was written: what was asked for is found under the text that was kept.
+            return self._connection().execute(sql, storable(params))
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -55,10 +63,13 @@ class Reader:
             self._connections.append(connection)
         return connection
 
-    async def close(self) -> None:
-        """Let running reads end, then close the connections. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+    async def close(self, deadline: asyncio.Future[None]) -> None:
+        """Let running reads end, then close the connections; give up when `deadline` is done. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        ended = asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        await asyncio.wait({ended, deadline}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
             for connection in self._connections:
                 connection.close()

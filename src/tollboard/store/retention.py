@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tollboard.store.feed import FeedWrite
 from tollboard.store.queries import PRUNE_AGE, PRUNE_SESSION
@@ -45,7 +46,7 @@ class Pruner:
             for part in write.flatten():
                 if isinstance(part, FeedWrite):
                     self._count(part.item.session)
-        for session in list(self._due)[:_SESSIONS_AT_ONCE]:
+        for session in tuple(islice(self._due, _SESSIONS_AT_ONCE)):
             self._prune(connection, session)
         if self._items >= _AGE_EVERY_ITEMS:
             self._prune_old(connection)

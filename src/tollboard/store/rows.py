@@ -45,7 +45,21 @@ def session_values(record: SessionRecord) -> dict[str, object]:
 
 def session_record(row: Row) -> SessionRecord:
     """Return the session of a row."""
-    (id_, name, path, backend, options, life, halted, created, stopped, problem, provider, effective, turns) = row
+    (
+        id_,
+        name,
+        path,
+        backend,
+        options,
+        life,
+        halted,
+        created,
+        stopped,
+        problem,
+        provider,
+        effective,
+        turns,
+    ) = row
     return SessionRecord(
         id=id_, name=name, path=path, backend=backend, options=json.loads(options), life=Life(life),
         halted=bool(halted), created_at=created, stopped_at=stopped, problem=problem, provider_session_id=provider,
@@ -65,7 +79,9 @@ def stored_request(row: Row) -> StoredRequest:
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
         )  # fmt: skip
     ended = ended_at is not None
-    state = RequestState.ENDED if ended else RequestState.QUEUED if started_at is None else RequestState.STARTED
+    state = (
+        RequestState.ENDED if ended else RequestState.QUEUED if started_at is None else RequestState.STARTED
+    )
     receipt = Receipt(
         ref=ref, session=session, state=state, position=None, accepted_at=accepted_at, started_at=started_at,
         ended_at=ended_at, outcome=(reason or "completed") if ended else None,

@@ -1,4 +1,4 @@
-"""The store: one SQLite file that holds everything the fleet remembers. The fleet calls it through `fleet.ledger.Ledger`.
+"""The store: one SQLite file that holds everything the fleet remembers. The fleet calls it as `fleet.ledger.Ledger`.
 
 It wires the writer, the readers and the journals together and says which query answers which question; it never
 decides anything about sessions.
@@ -28,7 +28,7 @@ from tollboard.fleet.records import (
 from tollboard.store import queries, rows
 from tollboard.store.feed import FeedWrite
 from tollboard.store.journal import StoreJournal
-from tollboard.store.opening import Place, prepare
+from tollboard.store.opening import Owner, Place, prepare
 from tollboard.store.queries import Query
 from tollboard.store.reader import Reader
 from tollboard.store.retention import Pruner, Retention
@@ -43,12 +43,15 @@ _ENDLESS = 2**63 - 1
 class Store:
     """Implements `Ledger`. Belongs to the event loop it was opened on; open it with `await Store.open(path)`."""
 
-    def __init__(self, place: Place, epoch: int, clock: Clock, retention: Retention) -> None:
+    def __init__(self, place: Place, owner: Owner, clock: Clock, retention: Retention) -> None:
         self.path = place.path
-        self.epoch = epoch
+        self.epoch = owner.epoch
+        self._owner = owner
         self._clock = clock
         self._retries = Retries(clock)
-        self._writer = Writer(str(place.path), place.connect, epoch=epoch, pruner=Pruner(retention, clock.time))
+        self._writer = Writer(
+            str(place.path), place.connect, epoch=owner.epoch, pruner=Pruner(retention, clock.time)
+        )
         self._reader = Reader(str(place.path), place.reader)
 
     @classmethod
@@ -58,11 +61,13 @@ class Store:
     ) -> Store:  # fmt: skip
         """Open the database, making or migrating it as needed, and become its owner.
 
-        Whoever opened it before can no longer write. Raises StoreUnavailable, StoreCorrupt or StoreTooNew.
+        Whoever opened it before can no longer write. While another process has it open that is refused with
+        DaemonRunning, unless `take_over` says that the other one has lost it. Raises StoreUnavailable, StoreCorrupt or
+        StoreTooNew.
         """
         place = Place(Path(path).absolute(), synchronous)
-        epoch = await asyncio.to_thread(prepare, place)
-        store = cls(place, epoch, clock or SystemClock(), retention or Retention())
+        owner = await asyncio.to_thread(prepare, place, take_over=take_over)
+        store = cls(place, owner, clock or SystemClock(), retention or Retention())
         store._writer.start()
         return store
 
@@ -86,7 +91,11 @@ class Store:
         """Remember that a session was stopped, died, or lives again."""
         stopped_at = at if life is Life.STOPPED else None
         return self._write(
-            queries.SET_LIFE, session_id=session_id, new_life=life.value, new_stopped_at=stopped_at, new_problem=problem
+            queries.SET_LIFE,
+            session_id=session_id,
+            new_life=life.value,
+            new_stopped_at=stopped_at,
+            new_problem=problem,
         )
 
     def delete_session(self, session_id: str) -> Commit:
@@ -99,7 +108,9 @@ class Store:
 
     async def sessions(self, *, every: bool = False) -> Sequence[SessionRecord]:
         """Return the sessions of the fleet, oldest first; with `every` the stopped ones too."""
-        return await self._reader.all(queries.ALL_SESSIONS if every else queries.SESSIONS, rows.session_record)
+        return await self._reader.all(
+            queries.ALL_SESSIONS if every else queries.SESSIONS, rows.session_record
+        )
 
     async def find_session(self, name_or_id: str) -> SessionRecord | None:
         """Return the session that has the name now, else the one stopped last, else the one with that id."""
@@ -120,7 +131,9 @@ class Store:
 
     async def request_by_key(self, session_id: str, key: str) -> StoredRequest | None:
         """Return the request that was accepted with this idempotency key."""
-        return await self._reader.one(queries.REQUEST_BY_KEY, rows.stored_request, session_id=session_id, key=key)
+        return await self._reader.one(
+            queries.REQUEST_BY_KEY, rows.stored_request, session_id=session_id, key=key
+        )
 
     async def unfinished(self) -> Sequence[StoredRequest]:
         """Return every request of a live session without an outcome, in the order of acceptance."""
@@ -143,7 +156,7 @@ class Store:
 
     async def history_size(self, session_id: str) -> int:
         """Return how many entries a session has; constant time."""
-        return await self._reader.one(queries.HISTORY_SIZE, _first, session_id=session_id) or 0
+        return await self._reader.one(queries.HISTORY_SIZE, _number, session_id=session_id) or 0
 
     # -- inbox
 
@@ -159,11 +172,15 @@ class Store:
 
     def add_summary(self, session_id: str, *, text: str, author: str, at: float, at_turn: int) -> Commit:
         """Append a version of the session's summary."""
-        return self._write(queries.ADD_SUMMARY, session_id=session_id, text=text, author=author, at=at, at_turn=at_turn)
+        return self._write(
+            queries.ADD_SUMMARY, session_id=session_id, text=text, author=author, at=at, at_turn=at_turn
+        )
 
     async def summary(self, session_id: str, *, version: int | None = None) -> Summary | None:
         """Return a version of the summary, the newest by default."""
-        return await self._reader.one(queries.SUMMARY, rows.summary_record, session_id=session_id, version=version)
+        return await self._reader.one(
+            queries.SUMMARY, rows.summary_record, session_id=session_id, version=version
+        )
 
     async def summaries(self, session_ids: Sequence[str]) -> Mapping[str, Summary]:
         """Return the newest summary of each of these sessions that has one, by session id."""
@@ -203,7 +220,7 @@ class Store:
     def feed(self, item: NewFeedItem) -> None:
         """Append an item to the feed. One that cannot be taken is dropped, and the next `flush` says so."""
         try:
-            self._writer.submit(FeedWrite(item))
+            _ = self._writer.submit(FeedWrite(item))
         except Overloaded as error:
             self._writer.note_failure(error)
 
@@ -212,25 +229,36 @@ class Store:
         self._writer.on_feed(callback)
 
     async def feed_after(
-        self, seq: int, *, session: str | None = None, kinds: Sequence[str] = (), ref: str | None = None, limit: int
+        self,
+        seq: int,
+        *,
+        session: str | None = None,
+        kinds: Sequence[str] = (),
+        ref: str | None = None,
+        limit: int,
     ) -> Sequence[FeedItem]:
         """Return committed items with a greater number, in order."""
         if session is None and ref is not None:
             # The items of one ref are found through its session; only events have no index on refs.
-            session = await self._reader.one(queries.SESSION_OF_REF, _first, ref=ref)
+            session = await self._reader.one(queries.SESSION_OF_REF, _name, ref=ref)
         wanted = json.dumps(list(kinds)) if kinds else None
         if session is None:
             return await self._reader.all(
                 queries.FEED_AFTER, rows.feed_item, after=seq, kinds=wanted, ref=ref, count=limit
             )
         return await self._reader.all(
-            queries.SESSION_FEED_AFTER, rows.feed_item, after=seq, kinds=wanted, ref=ref, session=session, count=limit
+            queries.SESSION_FEED_AFTER,
+            rows.feed_item,
+            after=seq,
+            kinds=wanted,
+            ref=ref,
+            session=session,
+            count=limit,
         )
 
     async def feed_bounds(self) -> tuple[int, int]:
         """Return the numbers of the oldest and the newest item that are kept; (0, 0) when there are none."""
-        first, last = (await self._reader.all(queries.FEED_BOUNDS, _pair))[0]
-        return first or 0, last or 0
+        return (await self._reader.all(queries.FEED_BOUNDS, _bounds))[0]
 
     # -- as a whole
 
@@ -254,16 +282,31 @@ class Store:
         """Commit what waits, then close; raises StoreUnavailable when the disk does not answer in time. Idempotent."""
         self._retries.close()
         deadline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_later(CLOSE_DEADLINE_S, lambda: deadline.done() or deadline.set_result(None))
+        timer = self._clock.call_later(CLOSE_DEADLINE_S, lambda: _end(deadline))
         try:
-            await self._reader.close()
+            # The readers first: the last connection that closes folds the write-ahead log into the file.
+            await self._reader.close(deadline)
             await self._writer.close(deadline)
         finally:
             timer.cancel()
+            self._owner.release()
 
 
-def _first(row: rows.Row) -> int:
-    return row[0]
+def _end(deadline: asyncio.Future[None]) -> None:
+    if not deadline.done():
+        deadline.set_result(None)
+
+
+def _number(row: rows.Row) -> int:
+    return int(row[0])
+
+
+def _name(row: rows.Row) -> str:
+    return str(row[0])
+
+
+def _bounds(row: rows.Row) -> tuple[int, int]:
+    return row[0] or 0, row[1] or 0
 
 
 def _pair(row: rows.Row) -> tuple[str, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
-from tollboard.errors import TollboardError
+from tollboard.errors import StoreError, TollboardError
 from tollboard.store.faults import again
 
 
@@ -60,6 +60,17 @@ class Write:
             self._waiters = None
 
 
+class Start(Write):
+    """The start of a turn. It fails when there is nothing to start: nothing may run that is not remembered."""
+
+    __slots__ = ()
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Note the start; raises StoreError when the request was never accepted, was deleted, or has ended."""
+        if connection.execute(self.sql, self.params).rowcount != 1:
+            raise StoreError("the request is not in the database as unfinished, so it must not run")
+
+
 class Group(Write):
     """Several writes that become durable together or not at all."""
 
@@ -98,3 +109,8 @@ class Flush(Write):
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Do nothing."""
+
+
+def storable(values: Iterable[object]) -> tuple[object, ...]:
+    """Return parameters in which `?` stands for each lone surrogate: no UTF-8, so no database, can hold those."""
+    return tuple(v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values)

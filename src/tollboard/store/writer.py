@@ -121,7 +121,7 @@ class Writer:
 
     def _submit_group(self, group: Group) -> None:
         try:
-            self.submit(group)
+            _ = self.submit(group)
         except Overloaded:
             self._withdraw(group.parts)
             raise
@@ -234,7 +234,7 @@ class Writer:
             try:
                 self._transact(writes, singly=False)
             except Exception as error:
-                if is_storage(error) or isinstance(error, TollboardError):
+                if is_storage(error) or isinstance(error, StaleOwner):
                     raise
                 self._transact(writes, singly=True)
         except Exception as error:

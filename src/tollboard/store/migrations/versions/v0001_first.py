@@ -50,7 +50,9 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("sessions_name", "sessions", ["name", "stopped_at"], unique=False)
-    op.create_index("sessions_name_taken", "sessions", ["name"], unique=True, sqlite_where=sa.text("life != 'stopped'"))
+    op.create_index(
+        "sessions_name_taken", "sessions", ["name"], unique=True, sqlite_where=sa.text("life != 'stopped'")
+    )
     op.create_table(
         "approvals",
         sa.Column("number", sa.Integer(), nullable=False),
@@ -118,7 +120,11 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index(
-        "requests_key", "requests", ["session_id", "key"], unique=True, sqlite_where=sa.text("key IS NOT NULL")
+        "requests_key",
+        "requests",
+        ["session_id", "key"],
+        unique=True,
+        sqlite_where=sa.text("key IS NOT NULL"),
     )
     op.create_index("requests_ref", "requests", ["ref"], unique=True)
     op.create_index("requests_seq", "requests", ["session_id", "seq"], unique=True)

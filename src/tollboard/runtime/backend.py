@@ -82,7 +82,8 @@ class Backend(ABC, Generic[S]):
         """Return a session that goes on with an earlier conversation; called after a restart.
 
         Must be quick too. A conversation that turns out to be gone fails the next turn with an error event that says
-        so; it must never silently start anew.
+        so; it must never silently start anew. The option `answered: False` says that no turn of it ever completed: only
+        then may it begin anew, under the same id.
         """
 
     @abstractmethod

@@ -1,0 +1,207 @@
+"""From the lines that Claude Code prints to events: pure, needs no extra, one translator a turn.
+
+The lines are read as they are printed (plain dictionaries), not as the SDK's classes: the classes drop fields we need
+(`model_usage_since_last_result`) and refuse lines they do not know, while here an unknown line is simply not an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tollboard.runtime.event import (
+    ErrorEvent,
+    Event,
+    NoticeEvent,
+    ResultEvent,
+    TextEvent,
+    ToolResultEvent,
+    ToolUseEvent,
+    Usage,
+)
+
+Line = Mapping[str, Any]
+
+
+class Translator:
+    """Turn the lines of one turn into events; text arrives in pieces and, once more, whole: it is said once."""
+
+    def __init__(self) -> None:
+        self._message = ""
+        self._streamed: dict[str, str] = {}
+
+    def events(self, line: Line) -> list[Event]:
+        """Return what the line means to a reader of the session, often nothing."""
+        match line.get("type"):
+            case "stream_event":
+                return self._stream_event(line)
+            case "assistant":
+                return self._assistant(line)
+            case "user":
+                return _tool_results(line)
+            case "system":
+                return _notices(line)
+            case "rate_limit_event":
+                return _rate_limit(line)
+            case _:
+                return []
+
+    def _stream_event(self, line: Line) -> list[Event]:
+        if line.get("parent_tool_use_id"):
+            return []  # a sub-agent's words are its parent's business
+        event = _mapping(line.get("event"))
+        if event.get("type") == "message_start":
+            self._message = str(_mapping(event.get("message")).get("id", ""))
+        delta = _mapping(event.get("delta"))
+        if event.get("type") != "content_block_delta" or delta.get("type") != "text_delta":
+            return []
+        text = str(delta.get("text", ""))
+        self._streamed[self._message] = self._streamed.get(self._message, "") + text
+        return [TextEvent(text, message=self._message)] if text else []
+
+    def _assistant(self, line: Line) -> list[Event]:
+        message = _mapping(line.get("message"))
+        silent = bool(
+            line.get("parent_tool_use_id") or line.get("error")
+        )  # an error's text comes with the result
+        found: list[Event] = []
+        for block in _blocks(message):
+            if block.get("type") == "text" and not silent:
+                found += self._whole_text(str(message.get("id", "")), str(block.get("text", "")))
+            elif block.get("type") == "tool_use":
+                arguments = dict(_mapping(block.get("input")))
+                found.append(ToolUseEvent(str(block.get("id", "")), str(block.get("name", "")), arguments))
+        return found
+
+    def _whole_text(self, message: str, text: str) -> list[Event]:
+        """Return what of a whole text block was not streamed before: all of it, its rest, or nothing."""
+        streamed = self._streamed.pop(message, "")
+        if streamed and not text.startswith(streamed):
+            return []
+        rest = text[len(streamed) :]
+        return [TextEvent(rest, message=message)] if rest else []
+
+
+def _mapping(value: Any) -> Line:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _blocks(message: Line) -> Iterable[Line]:
+    content = message.get("content")
+    return [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
+
+
+def _tool_results(line: Line) -> list[Event]:
+    return [
+        ToolResultEvent(
+            str(block.get("tool_use_id", "")),
+            _plain(block.get("content")),
+            is_error=bool(block.get("is_error")),
+        )
+        for block in _blocks(_mapping(line.get("message")))
+        if block.get("type") == "tool_result"
+    ]
+
+
+def _plain(content: Any) -> str:
+    """Return a tool result as text; what is not text is named."""
+    if isinstance(content, str):
+        return content
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    return "\n".join(
+        str(part.get("text", "")) if part.get("type") == "text" else f"[{part.get('type')}]" for part in parts
+    )
+
+
+def _notices(line: Line) -> list[Event]:
+    match line.get("subtype"):
+        case "api_retry":
+            cause = line.get("error_status") or line.get("error") or "no answer"
+            delay_s = float(line.get("retry_delay_ms") or 0) / 1000
+            attempt = f"attempt {line.get('attempt')} of {line.get('max_retries')}"
+            return [NoticeEvent("api_retry", f"the API call failed ({cause}); {attempt} in {delay_s:.1f} s")]
+        case "compact_boundary":
+            return [NoticeEvent("compacted", "the conversation was shortened to fit the model's context")]
+        case _:
+            return []
+
+
+def _rate_limit(line: Line) -> list[Event]:
+    info = _mapping(line.get("rate_limit_info"))
+    status = info.get("status")
+    if status in (None, "allowed"):
+        return []
+    return [NoticeEvent("rate_limit", f"{info.get('rateLimitType') or 'rate'} limit: {status}")]
+
+
+def effective(line: Line) -> dict[str, str]:
+    """Return what the program says it runs with, from a `system/init` line, by the option's name."""
+    names = {"model": "model", "permission_mode": "permissionMode", "cwd": "cwd"}
+    return {ours: str(line[theirs]) for ours, theirs in names.items() if line.get(theirs)}
+
+
+def is_init(line: Line) -> bool:
+    """Return whether the line opens a turn: the program prints it before each."""
+    return line.get("type") == "system" and line.get("subtype") == "init"
+
+
+def answers(line: Line, prompt: str) -> bool:
+    """Return whether a result is the one of our prompt.
+
+    By its id, never by counting: the program merges queued prompts into one result. A program too old to name the
+    prompts is believed: an earlier turn's result was drained before this prompt was sent.
+    """
+    named = line.get("user_message_uuids")
+    return not isinstance(named, list) or not named or prompt in named
+
+
+def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
+    """Return the terminal event of a result line. A failed API call says `success`: only `is_error` counts."""
+    usage = _usage(line, cost_before)
+    text = line.get("result")
+    if not line.get("is_error") and str(line.get("subtype", "success")) == "success":
+        return ResultEvent(text if isinstance(text, str) else None, usage)
+    return ErrorEvent(_error_text(line), usage)
+
+
+def _error_text(line: Line) -> str:
+    errors = line.get("errors")
+    said = line.get("result") or (
+        errors and "; ".join(map(str, errors)) if isinstance(errors, list) else errors
+    )
+    text = str(said or line.get("subtype") or "unknown error")
+    if line.get("subtype") == "error_max_turns":
+        text = f"stopped after {line.get('num_turns')} model calls, as max_turns says"
+    status = line.get("api_error_status")
+    return f"{text} (API status {status})" if status and str(status) not in text else text
+
+
+def _usage(line: Line, cost_before: float) -> Usage:
+    given = _mapping(line.get("usage"))
+
+    def tokens(name: str) -> int | None:
+        value = given.get(name)
+        return value if isinstance(value, int) else None
+
+    return Usage(
+        input_tokens=tokens("input_tokens"),
+        output_tokens=tokens("output_tokens"),
+        cache_read_tokens=tokens("cache_read_input_tokens"),
+        cache_creation_tokens=tokens("cache_creation_input_tokens"),
+        cost_usd=_cost(line, cost_before),
+    )
+
+
+def _cost(line: Line, cost_before: float) -> float | None:
+    """Return what this turn cost.
+
+    `total_cost_usd` is cumulative, and a resumed program may begin with what the conversation cost before or with zero;
+    newer programs name the difference, for older ones it is taken from the total of the result before.
+    """
+    recent = line.get("model_usage_since_last_result")
+    if isinstance(recent, Mapping):
+        return float(sum(_mapping(used).get("costUSD") or 0 for used in recent.values()))
+    total = line.get("total_cost_usd")
+    if not isinstance(total, int | float):
+        return None
+    return float(total - cost_before if total >= cost_before else total)

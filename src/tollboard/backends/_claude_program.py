@@ -1,0 +1,274 @@
+"""One running Claude Code program: starting it, its lines, sending, interrupting, ending its whole process tree.
+
+The only file that imports claude_agent_sdk (0.7 s), and so itself imported on a thread when a first program is started.
+No call into the SDK is ever cancelled: a raw asyncio cancellation would skip its cleaning up. Calls run in tasks of
+their own, which are waited for with a bound; what hangs is ended by ending the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import psutil
+from claude_agent_sdk import (
+    CanUseToolShadowedWarning,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    PermissionResultAllow,
+    PermissionResultDeny,
+    ToolPermissionContext,
+)
+
+from tollboard.backends._claude_events import Line
+from tollboard.backends._claude_options import ClaudeOptions
+from tollboard.backends._process import Marker, end_processes, find_processes, identify
+from tollboard.errors import BackendError
+from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit
+from tollboard.runtime.backend import ProcessReport
+
+Ask = Callable[[ApprovalRequest], Awaitable[Decision]]
+
+_LINES_WAITING = 256
+_STDERR_LINES = 20
+_INTERRUPT_WAIT_S = 3.0
+_POLITE_END_S = 4.0
+_CLOSE_WAIT_S = 20.0
+
+# Tools that the caller allowed outright are meant not to be asked about.
+warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
+
+
+class ProgramFailed(BackendError):
+    """The program could not be started, or ended; `stderr` is the last of what it said."""
+
+    def __init__(self, message: str, *, exit_code: int | None, stderr: str) -> None:
+        super().__init__(f"{message}: {stderr}" if stderr else message)
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+
+class Program:
+    """A client of the SDK and the process behind it. A dead program stays dead: start a new one with `resume`."""
+
+    def __init__(
+        self, options: ClaudeOptions, session_id: str, *, resume: bool, marker: Marker, ask: Ask
+    ) -> None:
+        self._marker = marker
+        self._ask = ask
+        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._client = ClaudeSDKClient(self._sdk_options(options, session_id, resume))
+        self._process: psutil.Process | None = None
+        self._lines: deque[Line] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.listening = False
+        self.cost_usd = 0.0
+
+    def _sdk_options(self, options: ClaudeOptions, session_id: str, resume: bool) -> ClaudeAgentOptions:
+        append = {"append": options.system_prompt} if options.system_prompt else {}
+        return ClaudeAgentOptions(
+            cwd=options.cwd,
+            env=options.environment(self._marker),
+            model=options.model,
+            permission_mode=cast(Any, options.permission_mode),
+            allowed_tools=list(options.allowed_tools),
+            disallowed_tools=list(options.disallowed_tools),
+            system_prompt=cast(Any, {"type": "preset", "preset": "claude_code", **append}),
+            add_dirs=list(options.add_dirs),
+            mcp_servers=dict(options.mcp_servers),
+            strict_mcp_config=options.strict_mcp,
+            setting_sources=cast(Any, list(options.setting_sources)),
+            cli_path=options.cli_path,
+            max_turns=options.max_turns,
+            max_buffer_size=options.max_buffer_size,
+            resume=session_id if resume else None,
+            session_id=None if resume else session_id,
+            include_partial_messages=True,
+            can_use_tool=self._can_use_tool,
+            stderr=self._stderr.append,
+        )
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the process and shake hands. Raises ProgramFailed; when cancelled, call `end`."""
+        self._connecting = connecting = asyncio.create_task(self._client.connect())
+        await asyncio.wait({connecting})
+        if (error := connecting.exception()) is not None:
+            raise self._failed("Claude Code did not start", error) from error
+        transport = self._client._transport
+        self._process = identify(getattr(getattr(transport, "_process", None), "pid", -1))
+        self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(lambda _: self._changed.set())
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the program still prints lines."""
+        return self._reader is not None and not self._reader.done()
+
+    async def processes(self) -> list[psutil.Process]:
+        """Return the program and everything that descends from it or carries its marker."""
+        return await find_processes(roots=[self._process] if self._process else [], marker=self._marker)
+
+    async def end_tools(self, before: list[psutil.Process]) -> ProcessReport:
+        """End the commands that were started after `before` was looked up; the program and its MCP servers stay.
+
+        A command runs in a session (setsid) of its own, an MCP server in the program's.
+        """
+        stay = [process for process in await self.processes() if process in before or self._is_own(process)]
+        return await end_processes(
+            roots=[self._process] if self._process else [], marker=self._marker, keep=stay
+        )
+
+    def _is_own(self, process: psutil.Process) -> bool:
+        return self._process is not None and _same_session(process, self._process)
+
+    async def end(self, *, politely: bool) -> ProcessReport:
+        """End the program and all its processes. Politely: let an idle program write its files first. Idempotent."""
+        family = await self.processes()  # before anything is killed: orphans are not found by descent
+        closing = asyncio.create_task(self._client.disconnect()) if politely else None
+        if closing is not None:
+            await asyncio.wait({closing}, timeout=_POLITE_END_S)
+        report = await end_processes(roots=family, marker=self._marker)
+        await _settle(self._connecting)
+        await _settle(closing or asyncio.create_task(self._client.disconnect()))
+        await _settle(self._reader, cancel=True)
+        return report
+
+    # --- lines --------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Take over the lines; those between turns are dropped, and a slow reader holds the program up."""
+        query = self._client._query
+        if query is None:
+            return
+        async for line in cast(AsyncIterator[Line], query.receive_messages()):
+            while self.listening and len(self._lines) >= _LINES_WAITING:
+                self._room.clear()
+                await self._room.wait()
+            if self.listening:
+                self._lines.append(line)
+                self._changed.set()
+            else:
+                self.note_cost(line)
+
+    def listen(self, listening: bool) -> None:
+        """Keep the lines from now on, or drop them."""
+        self.listening = listening
+        if not listening:
+            self._lines.clear()
+        self._room.set()
+
+    async def receive(self) -> Line | None:
+        """Return the next line, `None` when the program has ended."""
+        while not self._lines:
+            if not self.alive:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        line = self._lines.popleft()
+        self._room.set()
+        return line
+
+    def note_cost(self, line: Line) -> None:
+        """Remember the running total of a result line."""
+        total = line.get("total_cost_usd")
+        if isinstance(total, int | float):
+            self.cost_usd = float(total)
+
+    async def send(self, text: str, uuid: str) -> None:
+        """Write a prompt. Raises ProgramFailed when the program is gone."""
+        message = {
+            "type": "user",
+            "message": {"role": "user", "content": text},
+            "parent_tool_use_id": None,
+            "session_id": "",
+            "uuid": uuid,
+        }
+
+        async def one() -> AsyncIterator[dict[str, Any]]:
+            yield message
+
+        sending = asyncio.create_task(self._client.query(one()))
+        await asyncio.wait({sending})
+        if (error := sending.exception()) is not None:
+            raise self._failed("Claude Code did not take the prompt", error) from error
+
+    async def interrupt(self) -> bool:
+        """Ask the program to stop what it does; return whether it said yes in time."""
+        asking = asyncio.create_task(self._client.interrupt())
+        done, _ = await asyncio.wait({asking}, timeout=_INTERRUPT_WAIT_S)
+        if not done:
+            asking.cancel()
+            return False
+        return asking.exception() is None
+
+    def failure(self, message: str) -> ProgramFailed:
+        """Return the error of a program that has ended: its exit code and its last words."""
+        error = self._reader.exception() if self._reader and self._reader.done() else None
+        return self._failed(message, error)
+
+    def _failed(self, message: str, error: BaseException | None) -> ProgramFailed:
+        code = getattr(error, "exit_code", None)
+        if code is not None:
+            message += f" (exit code {code})"
+        said = "\n".join(self._stderr) or (str(error) if error is not None and code is None else "")
+        return ProgramFailed(message, exit_code=code, stderr=said)
+
+    # --- permission questions -----------------------------------------------------------------------------------
+
+    async def _can_use_tool(
+        self, tool: str, arguments: dict[str, Any], context: ToolPermissionContext
+    ) -> PermissionResultAllow | PermissionResultDeny:
+        request = ApprovalRequest(
+            tool=tool,
+            arguments=arguments,
+            tool_call_id=context.tool_use_id or "",
+            display=_display(tool, arguments, context),
+        )
+        match await self._ask(request):
+            case Approve():
+                return PermissionResultAllow()
+            case Edit(arguments=changed):
+                return PermissionResultAllow(updated_input=dict(changed))
+            case reject:
+                return PermissionResultDeny(message=reject.message or "A person rejected this call.")
+
+
+_DISPLAY_CHARS = 200
+_SHOWN_FIRST = ("command", "file_path", "notebook_path", "path", "url", "query", "pattern", "prompt")
+
+
+def _display(tool: str, arguments: dict[str, Any], context: ToolPermissionContext) -> str:
+    """Return one short line that tells a person what would run."""
+    shown = context.title
+    if not shown:
+        telling = next((str(arguments[name]) for name in _SHOWN_FIRST if arguments.get(name)), "")
+        shown = f"{tool}: {telling}" if telling else tool
+    line = " ".join(shown.split())
+    return line if len(line) <= _DISPLAY_CHARS else line[: _DISPLAY_CHARS - 1] + "…"
+
+
+def _same_session(one: psutil.Process, other: psutil.Process) -> bool:
+    try:
+        return os.getsid(one.pid) == os.getsid(other.pid)
+    except OSError:
+        return False
+
+
+async def _settle(task: asyncio.Task[None] | None, *, cancel: bool = False) -> None:
+    """Wait for a task whose failure no longer matters, within a bound."""
+    if task is None:
+        return
+    if cancel:
+        task.cancel()
+    await asyncio.wait({task}, timeout=_CLOSE_WAIT_S)
+    if task.done() and not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not report it as lost

@@ -1,0 +1,186 @@
+"""Claude Code as a backend: the real program, driven through claude-agent-sdk (the extra `claude`).
+
+A session is one conversation under an id that we choose and make durable before anything runs. Its program is started
+at the first prompt, stays for the next ones, and is started again with `resume` when it died or the daemon restarted.
+What happens within one turn is in `_claude_turn.py`, the program in `_claude_program.py`, its lines in
+`_claude_events.py`, the options in `_claude_options.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from tollboard.backends._claude_options import HERMETIC, ClaudeOptions, login_found, parse_claude_options
+from tollboard.errors import BackendUnavailable
+from tollboard.ids import new_ref
+from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
+from tollboard.runtime.backend import Backend, Health, ProcessReport, Turn
+from tollboard.runtime.event import Event
+
+if TYPE_CHECKING:
+    from tollboard.backends._claude_program import Program
+    from tollboard.backends._claude_turn import ClaudeTurn
+
+INSTALL = "pip install 'tollboard[claude]'"
+_VERSION_WAIT_S = 15.0
+
+
+@dataclass(slots=True, eq=False)
+class ClaudeSession:
+    """One conversation. `begun`: a program may have written it; `answered`: a turn of it is known to have completed."""
+
+    id: str
+    options: ClaudeOptions
+    begun: bool
+    answered: bool
+    effective: dict[str, str] = field(default_factory=dict)
+    reported: bool = False
+    program: Program | None = None
+    turn: ClaudeTurn | None = None
+    closing: asyncio.Task[None] | None = None
+
+    @property
+    def marker(self) -> tuple[str, str]:
+        """Return the variable that every process of this session carries."""
+        return self.options.marker or ("TOLLBOARD_PROGRAM", self.id)
+
+    async def ask(self, request: ApprovalRequest) -> Decision:
+        """Put a permission question to the turn in flight."""
+        if self.turn is None:
+            return Reject("No turn is in flight, so nobody can be asked. Do it in the next turn.")
+        return await self.turn.decide(request)
+
+    async def settled(self) -> None:
+        """Wait until an earlier turn that was closed early has been cleared away."""
+        if self.closing is not None:
+            await asyncio.shield(self.closing)
+            self.closing = None
+
+
+class ClaudeBackend(Backend[ClaudeSession]):
+    """Run prompts through Claude Code.
+
+    Options: `model`, `permission_mode` (default, acceptEdits, plan, dontAsk, auto, bypassPermissions), `allowed_tools`,
+    `disallowed_tools`, `system_prompt` (added to Claude Code's own), `add_dirs`, `mcp_servers`, `strict_mcp` (default
+    true: only those servers), `env`, `setting_sources` (default none: the directory's own settings and hooks are not
+    read; give `["user", "project"]` for a directory you trust), `cli_path`, `base_url`, `max_turns` (model calls in a
+    turn), `max_buffer_size` (bytes of one line of output, default 50 MiB).
+
+    Calls that the program would ask about become approvals; with `permission_mode: bypassPermissions` nothing is asked.
+    """
+
+    name: ClassVar[str] = "claude"
+    extra: ClassVar[str | None] = "claude"
+
+    async def start_session(self, options: Mapping[str, object]) -> ClaudeSession:
+        """Return a session under a new id; nothing runs yet."""
+        _require_sdk()
+        return ClaudeSession(new_ref(), parse_claude_options(options), begun=False, answered=False)
+
+    async def resume_session(self, provider_session_id: str, options: Mapping[str, object]) -> ClaudeSession:
+        """Return a session that goes on with an earlier conversation; nothing runs yet."""
+        _require_sdk()
+        parsed = parse_claude_options(options)
+        return ClaudeSession(provider_session_id, parsed, begun=True, answered=parsed.answered)
+
+    async def prompt(self, session: ClaudeSession, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Run one turn of the program, which is started first if none runs."""
+        await session.settled()
+        if not session.reported:
+            # Before the program starts: a crash in between must not lose the conversation (E19).
+            await turn.checkpoint(session.id)
+            session.reported = True
+        run = await _new_turn(session, text, turn)
+        try:
+            while (event := await run.next_event()) is not None:
+                yield event
+        finally:
+            run.close()
+            await session.settled()
+
+    async def terminate_session(self, session: ClaudeSession) -> ProcessReport:
+        """End the program, politely if it is idle, and every process that carries the session's marker."""
+        if session.turn is not None:
+            session.turn.close()
+        return await asyncio.shield(asyncio.create_task(_terminate(session)))
+
+    async def reset_session(self, session: ClaudeSession) -> ClaudeSession:
+        """End the program and return a session with the same options under a new id."""
+        await self.terminate_session(session)
+        return ClaudeSession(new_ref(), session.options, begun=False, answered=False)
+
+    async def check(self) -> Health:
+        """Say which program would run and whether a login seems to be there."""
+        if (program := _find_program()) is None:
+            return Health(ok=False, detail="claude-agent-sdk is not installed", mend=INSTALL)
+        version = await _version_of(program)
+        if not version:
+            return Health(ok=False, detail=f"{program} does not run", mend=f"{INSTALL} --force-reinstall")
+        login = login_found(os.environ)
+        detail = f"Claude Code {version} ({program}); " + (f"login: {login}" if login else "no login found")
+        return Health(
+            ok=bool(login), detail=detail, mend="" if login else "run `claude login` or set ANTHROPIC_API_KEY"
+        )
+
+
+async def _new_turn(session: ClaudeSession, text: str, turn: Turn) -> ClaudeTurn:
+    # On a thread: the SDK takes 0.7 s to import, and a blocked loop stops every other agent.
+    await asyncio.to_thread(importlib.import_module, "tollboard.backends._claude_program")
+    from tollboard.backends._claude_turn import ClaudeTurn
+
+    return ClaudeTurn(session, text, turn)
+
+
+async def _terminate(session: ClaudeSession) -> ProcessReport:
+    await session.settled()
+    program, session.program = session.program, None
+    if program is not None:
+        return await program.end(politely=program.alive)
+    from tollboard.backends._process import end_processes
+
+    return await end_processes(marker=session.marker)
+
+
+def _require_sdk() -> None:
+    if importlib.util.find_spec("claude_agent_sdk") is None:
+        raise BackendUnavailable(f"the claude backend needs claude-agent-sdk: {INSTALL}")
+
+
+def _find_program() -> str | None:
+    """Return the program that would run: the one bundled with the SDK, else the one on the path."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    bundled = Path(spec.submodule_search_locations[0]) / "_bundled" / "claude"
+    return str(bundled) if bundled.is_file() else shutil.which("claude")
+
+
+async def _version_of(program: str) -> str:
+    """Return what `--version` prints, an empty string if it does not run; it makes no network connection."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "--version",
+            env={**os.environ, **HERMETIC},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return ""
+    try:
+        async with asyncio.timeout(_VERSION_WAIT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return ""
+    return output.decode("utf-8", "replace").split(" ")[0].strip()

@@ -21,7 +21,7 @@ from tollboard.store.schema import HEAD, VERSIONS
 
 BUSY_TIMEOUT_MS = 5_000
 _QUICK_CHECK_MAX_BYTES = 32 * 1024 * 1024
-_WAL_PAGES = 4_000
+_WAL_PAGES = 1_000
 _OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables."""
 

@@ -210,10 +210,10 @@ REQUEST_BY_KEY = Query(
 UNFINISHED = Query(
     select(*_REQUEST)
     .select_from(_JOINED)
-    .where(requests.c.ended_at.is_(None), sessions.c.life == literal_column("'live'"))
+    .where(requests.c.ended_at.is_(None), sessions.c.life != literal_column("'stopped'"))
     .order_by(requests.c.number)
 )
-"""Return the requests of live sessions without an outcome, in the order of acceptance."""
+"""Return the requests of sessions that are not stopped without an outcome, in the order of acceptance."""
 
 _HISTORY = (
     select(*_REQUEST)
@@ -251,6 +251,31 @@ SET_CURSOR = Query(
     )
 )
 """Move a reader's cursor."""
+
+_CURSOR = func.coalesce(cursors.c.seq, literal_column("0"))
+_BEHIND = sessions.outerjoin(
+    cursors, (cursors.c.session_id == sessions.c.id) & (cursors.c.reader == bindparam("reader"))
+)
+_ONE_OR_ALL = or_(bindparam("session_id").is_(None), sessions.c.id == bindparam("session_id"))
+
+UNREAD = Query(
+    select(*_REQUEST)
+    .select_from(
+        _BEHIND.join(requests, (requests.c.session_id == sessions.c.id) & (requests.c.seq > _CURSOR))
+    )
+    .where(_ONE_OR_ALL)
+    .order_by(requests.c.ended_at, requests.c.number)
+    .limit(bindparam("count"))
+)
+"""Return the entries after a reader's cursors, of one session or (NULL) of all, oldest first."""
+
+UNREAD_COUNTS = Query(
+    select(sessions.c.id, sessions.c.name, _TURNS.label("turns"), _CURSOR.label("cursor"))
+    .select_from(_BEHIND)
+    .where(_ONE_OR_ALL, or_(_TURNS > _CURSOR, sessions.c.id == bindparam("session_id")))
+    .order_by(sessions.c.created_at, sessions.c.id)
+)
+"""Return how far a reader is behind: each session with something new, and the one asked for."""
 
 # -- summaries
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tollboard.clock import Clock, SystemClock
 from tollboard.errors import Overloaded
-from tollboard.fleet.ledger import Commit, NewFeedItem, StoredRequest
+from tollboard.fleet.ledger import Commit, NewFeedItem, StoredRequest, Unread
 from tollboard.fleet.records import (
     ApprovalRecord,
     ApprovalState,
@@ -167,6 +167,18 @@ class Store:
     def set_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
         """Move the reader's cursor, forward or back."""
         return self._write(queries.SET_CURSOR, session_id=session_id, reader=reader, seq=seq)
+
+    async def unread(self, reader: str, *, session_id: str | None = None, limit: int) -> Sequence[Entry]:
+        """Return the oldest entries after the reader's cursors, of one session or of all, by the time they ended."""
+        return await self._reader.all(
+            queries.UNREAD, rows.history_entry, reader=reader, session_id=session_id, count=limit
+        )
+
+    async def unread_counts(self, reader: str, *, session_id: str | None = None) -> Sequence[Unread]:
+        """Return each session that has entries after the reader's cursor, or the one named, oldest session first."""
+        return await self._reader.all(
+            queries.UNREAD_COUNTS, rows.unread, reader=reader, session_id=session_id
+        )
 
     # -- summaries
 

@@ -1,0 +1,100 @@
+"""Where the time goes, by sampling: `python -m benchmarks.limits PEER WORKLOAD [--json]`.
+
+A timer of the process's CPU time interrupts the main thread; the function it stands in gets the sample, C code counts
+for whoever called it. Unlike a tracing profiler this does not make small functions look dear. The other threads (the
+store's writer) are looked at in the same moment; a thread that waits for work is not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.measure import run
+from benchmarks.workloads import Sizes
+
+_EVERY_S = 0.001
+_ROOT = Path(__file__).resolve().parents[1]
+_LONG: dict[str, Sizes] = {
+    "w1": {"seconds": 4.0},
+    "w2": {"tells": 100},
+    "w7": {"turns": 20_000},
+    "w8-acked": {"turns": 3_000},
+    "w8-writer": {"seconds": 4.0},
+    "w9": {"tells": 100},
+}
+
+Share = tuple[str, float]
+
+
+def _where(frame: FrameType) -> str:
+    code = frame.f_code
+    path = Path(code.co_filename)
+    if path.is_relative_to(_ROOT / "src" / "tollboard"):
+        place = path.relative_to(_ROOT / "src" / "tollboard").as_posix()
+    elif path.is_relative_to(_ROOT / "benchmarks"):
+        place = path.relative_to(_ROOT).as_posix()
+    else:
+        place = f"{path.parent.name}/{path.name}"
+    return f"{place}:{code.co_qualname}"
+
+
+def _group(where: str) -> str:
+    if where.startswith("benchmarks/"):
+        return "the benchmark itself: its backend, its callback, its client"
+    if where.startswith("asyncio/"):
+        return "asyncio's loop"
+    head = where.partition("/")[0]
+    return f"our {head}/" if head in {"runtime", "store", "fleet"} or where.startswith("ids.py") else "other"
+
+
+def profile(peer: str, workload: str) -> dict[str, list[Share]]:
+    """Run the workload under the sampler; return shares by group, by function, and of the other threads."""
+    main: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    own = threading.get_ident()
+
+    def sample(_: int, frame: FrameType | None) -> None:
+        if frame is not None:
+            main[_where(frame)] += 1
+        for ident, other in sys._current_frames().items():
+            if ident != own:
+                others[_where(other)] += 1
+
+    signal.signal(signal.SIGPROF, sample)
+    signal.setitimer(signal.ITIMER_PROF, _EVERY_S, _EVERY_S)
+    try:
+        asyncio.run(run(peer, workload, _LONG.get(workload, {})))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    groups: Counter[str] = Counter()
+    for where, count in main.items():
+        groups[_group(where)] += count
+    return {"groups": _shares(groups), "functions": _shares(main), "threads": _shares(others)}
+
+
+def _shares(counts: Counter[str], most: int = 12) -> list[Share]:
+    total = counts.total() or 1
+    return [(name, count / total) for name, count in counts.most_common(most)]
+
+
+def main(peer: str, workload: str, *flags: str) -> None:
+    """Profile and print."""
+    found = profile(peer, workload)
+    if "--json" in flags:
+        print(json.dumps(found))
+        return
+    for title, shares in found.items():
+        print(f"\n{title}")
+        for name, share in shares:
+            print(f"  {share:6.1%}  {name}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

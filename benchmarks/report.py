@@ -1,0 +1,161 @@
+"""Records to ratios, ratios to RESULTS.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.goals import GOALS, Goal, Round
+from benchmarks.machine import describe
+from benchmarks.peers import FLOOR
+
+Record = dict[str, Any]
+
+_BIG = 100
+
+TABLES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("w1", "W1: sequential asks of one agent", FLOOR,
+     (("turns_per_s", "turns/s"), ("p50_us", "p50 µs"), ("p99_us", "p99 µs"))),
+    ("w2", "W2: 1,000 agents x 20 tells", FLOOR, (("turns_per_s", "turns/s"),)),
+    ("w3-10k", "W3: 10,000 idle agents", FLOOR, (("starts_per_s", "starts/s"), ("bytes_per_agent", "bytes/agent"))),
+    ("w3-100k", "W3: 100,000 idle agents", FLOOR, (("starts_per_s", "starts/s"), ("bytes_per_agent", "bytes/agent"))),
+    ("w7", "W7: one more turn, and a look at the status, by the length of the history", FLOOR,
+     (("turn_us_0", "turn µs at 0"), ("turn_us_50000", "turn µs at 50,000"), ("turn_us_500000", "turn µs at 500,000"),
+      ("status_us_0", "status µs at 0"), ("status_us_500000", "status µs at 500,000"))),
+    ("w8-writer", "W8: rows/s of the writer alone, 64 clients, each waiting for its own row (FULL)", "raw-writer",
+     (("rows_per_s", "rows/s"),)),
+    ("w8-acked", "W8: one client, every turn durable before the next (FULL)", "aio-proto-durable",
+     (("p50_us", "p50 µs"), ("flush_us", "a flush, µs"))),
+    ("w9", "W9: how late a heartbeat of 1 ms comes beside W2's load", FLOOR,
+     (("turns_per_s", "turns/s"), ("lag_p50_ms", "lag p50 ms"), ("lag_max_ms", "lag max ms"))),
+)  # fmt: skip
+
+
+def rounds_of(records: Sequence[Record]) -> list[Round]:
+    """Return the numbers of each round, oldest round first."""
+    rounds: dict[int, Round] = defaultdict(dict)
+    for record in records:
+        for metric, value in record.get("metrics", {}).items():
+            rounds[record["round"]][record["workload"], record["peer"], metric] = value
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def per_round(rounds: Sequence[Round], goal: Goal) -> list[float]:
+    """Return a goal's number in each round that has what it needs."""
+    found = []
+    for numbers in rounds:
+        try:
+            found.append(goal.value(numbers))
+        except KeyError:
+            continue  # that round did not measure it
+    return found
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= _BIG else f"{value:.3g}"
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Return `median (min..max)`."""
+    return f"{number(statistics.median(values))}{unit} ({number(min(values))}..{number(max(values))})"
+
+
+def _table(rounds: Sequence[Round], workload: str, title: str, reference: str, metrics: Any) -> list[str]:
+    peers = sorted(
+        {peer for numbers in rounds for (found, peer, _) in numbers if found == workload},
+        key=lambda peer: (not peer.startswith("ours"), peer),
+    )
+    if not peers:
+        return []
+    heads = [f"{title} | x {reference}" for _, title in metrics]
+    lines = [f"### {title}", "", f"| peer | {' | '.join(heads)} |", "|---" * (1 + 2 * len(heads)) + "|"]
+    for peer in peers:
+        cells = []
+        for metric, _ in metrics:
+            values = [r[workload, peer, metric] for r in rounds if (workload, peer, metric) in r]
+            ratios = [
+                r[workload, peer, metric] / r[workload, reference, metric]
+                for r in rounds
+                if (workload, peer, metric) in r and r.get((workload, reference, metric))
+            ]
+            cells.append(spread(values) if values else "")
+            cells.append(spread(ratios) if ratios and peer != reference else "")
+        lines.append(f"| {peer} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def missed(records: Sequence[Record]) -> list[Goal]:
+    """Return the goals that this run did not reach."""
+    rounds = rounds_of(records)
+    return [g for g in GOALS if (found := per_round(rounds, g)) and not g.met(statistics.median(found))]
+
+
+def _goals(rounds: Sequence[Round]) -> list[str]:
+    lines = ["| | goal | wanted | median (min..max) | |", "|---|---|---|---|---|"]
+    for goal in GOALS:
+        found = per_round(rounds, goal)
+        if found:
+            met = "met" if goal.met(statistics.median(found)) else "**missed**"
+            wanted = f"{goal.sense} {goal.bound:g}{goal.unit}"
+            lines.append(f"| {goal.workload} | {goal.text} | {wanted} | {spread(found, goal.unit)} | {met} |")
+    return [*lines, ""]
+
+
+def _limit(goal: Goal, profile: dict[str, list[tuple[str, float]]]) -> list[str]:
+    lines = [f"**{goal.workload}, {goal.text}** ({' '.join(goal.limits)}, by samples of CPU time)", ""]
+    for name, kind in (
+        ("groups", "of the loop's thread"),
+        ("functions", "by function"),
+        ("threads", "other threads"),
+    ):
+        shares = [f"{where} {share:.0%}" for where, share in profile.get(name, [])[:9] if share >= 0.02]
+        if shares:
+            lines.append(f"- {kind}: {', '.join(f'`{s}`' if ':' in s else s for s in shares)}")
+    return [*lines, ""]
+
+
+def _noise(records: Sequence[Record]) -> str:
+    spins = sorted(spin for record in records for spin in record.get("calib_ms", ()))
+    if not spins:
+        return ""
+    low, high = spins[len(spins) // 20], spins[-1 - len(spins) // 20]
+    return (
+        f"Noise: a fixed loop took {statistics.median(spins):.1f} ms in the median, {low:.1f} at the 5th percentile, "
+        f"{high:.1f} at the 95th."
+    )
+
+
+def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any]) -> str:
+    """Return the text of RESULTS.md. `profiles` has what stands under the missed goals, by (peer, workload)."""
+    rounds = rounds_of(records)
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`; what is measured and how is in [README.md](README.md).",
+        "",
+    ]
+    lines += [f"- {name}: {value}" for name, value in describe().items()]
+    failed = [r for r in records if "error" in r]
+    lines += [
+        "",
+        f"{len(rounds)} rounds (three for the slower workloads), {len(records)} measurements, each in a fresh process, "
+        "interleaved and shuffled. Numbers are medians with the range in brackets; a ratio is taken inside one round, "
+        "and the median of those ratios is shown. " + _noise(records),
+        "",
+        *(f"- {r['peer']} {r['workload']} failed in round {r['round']}: {r['error']}" for r in failed),
+        "## Goals", "", *_goals(rounds),
+        "The goal beside gen_agent on the BEAM (W1, at least 1.0x) needs a machine with Elixir; where both were "
+        "measured, the floor was 1.17x gen_agent, so 0.85x the floor stands for it here.",
+        "",
+    ]  # fmt: skip
+    short = missed(records)
+    if short:
+        lines += ["## What limits the goals that were missed", ""]
+        for goal in short:
+            lines += _limit(goal, profiles.get(goal.limits, {}))
+    lines += ["## Numbers", ""]
+    for workload, title, reference, metrics in TABLES:
+        lines += _table(rounds, workload, title, reference, metrics)
+    return "\n".join(lines).rstrip() + "\n"

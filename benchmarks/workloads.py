@@ -1,0 +1,231 @@
+"""The workloads, written once against `peers.base.Peer`. Each returns its metrics, flat."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from benchmarks.peers.base import Peer
+from benchmarks.peers.floor_durable import scratch
+
+Metrics = dict[str, float]
+Sizes = dict[str, float]
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_HEARTBEAT_NS = 1_000_000
+now = time.perf_counter_ns
+
+
+def rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def percentile(values: list[int], share: float) -> float:
+    values.sort()
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def arm(peer: Peer, target: int) -> None:
+    peer.latch.arm(target, peer.new_signal())
+
+
+async def sequential_asks(peer: Peer, sizes: Sizes) -> Metrics:
+    """W1: one agent, one client, one turn after the other."""
+    (handle,) = await peer.start_agents(1)
+    ask = peer.ask
+    for _ in range(int(sizes["warm"])):
+        await ask(handle, "hello")
+    took: list[int] = []
+    began = now()
+    end = began + int(sizes["seconds"] * 1e9)
+    while began < end:
+        await ask(handle, "hello")
+        ended = now()
+        took.append(ended - began)
+        began = ended
+    rate = len(took) / (sum(took) / 1e9)
+    return {
+        "turns_per_s": rate,
+        "p50_us": percentile(took, 0.5) / 1e3,
+        "p99_us": percentile(took, 0.99) / 1e3,
+    }
+
+
+async def _tell_all(
+    peer: Peer, handles: list[Any], rounds: int, between: Callable[[], Awaitable[None]]
+) -> None:
+    """Tell every agent once, then once more, and so on: one client."""
+    for _ in range(rounds):
+        for handle in handles:
+            told = peer.tell(handle, "hello")
+            if told is not None and inspect.isawaitable(told):
+                await told
+        await between()
+
+
+async def _do_nothing() -> None:
+    pass
+
+
+async def many_tells(peer: Peer, sizes: Sizes) -> Metrics:
+    """W2: many agents, several tells each, until all turns are done."""
+    agents, tells = int(sizes["agents"]), int(sizes["tells"])
+    warm = await peer.start_agents(min(agents, 100))
+    arm(peer, len(warm) * 5)
+    await _tell_all(peer, warm, 5, _do_nothing)
+    await peer.all_done()
+    await peer.stop_agents(warm)
+    handles = await peer.start_agents(agents)
+    gc.collect()
+    arm(peer, agents * tells)
+    began = now()
+    await _tell_all(peer, handles, tells, _do_nothing)
+    told = now()
+    await peer.all_done()
+    seconds = (peer.latch.done_ns - began) / 1e9
+    return {"turns_per_s": agents * tells / seconds, "telling_s": (told - began) / 1e9}
+
+
+async def idle_agents(peer: Peer, sizes: Sizes) -> Metrics:
+    """W3: start so many agents; what each costs in time and in memory while it is idle."""
+    n = int(sizes["agents"])
+    await peer.start_agents(1)
+    gc.collect()
+    before = rss_bytes()
+    began = now()
+    handles = await peer.start_agents(n)
+    ended = now()
+    await asyncio.sleep(0.05)  # whatever the peer does after the start is counted too
+    gc.collect()
+    grown = rss_bytes() - before
+    await peer.ask(handles[-1], "hello")  # they really work
+    return {"starts_per_s": n / ((ended - began) / 1e9), "bytes_per_agent": grown / n}
+
+
+async def long_history(peer: Peer, sizes: Sizes) -> Metrics:
+    """W7: one more turn, and a look at the status, at several lengths of the history."""
+    metrics: Metrics = {}
+    for entries in (0, 10_000, 50_000, 500_000):
+        (handle,) = await peer.start_agents(1, entries)
+        gc.collect()
+        for _ in range(int(sizes["warm"])):
+            await peer.ask(handle, "hello")
+        turns, looks = [], []
+        for _ in range(int(sizes["turns"])):
+            began = now()
+            await peer.ask(handle, "hello")
+            ended = now()
+            await peer.status(handle)
+            turns.append(ended - began)
+            looks.append(now() - ended)
+        metrics[f"turn_us_{entries}"] = percentile(turns, 0.5) / 1e3
+        metrics[f"status_us_{entries}"] = percentile(looks, 0.5) / 1e3
+        await peer.stop_agents([handle])
+    return metrics
+
+
+async def writer_alone(peer: Peer, sizes: Sizes) -> Metrics:
+    """W8: so many clients, each waiting for its own row to be on the disk."""
+    end = now() + int(sizes["seconds"] * 1e9)
+    rows = 0
+
+    async def client() -> None:
+        nonlocal rows
+        while now() < end:
+            rows += 1
+            await peer.write(rows)
+
+    began = now()
+    await asyncio.gather(*(client() for _ in range(int(sizes["clients"]))))
+    return {"rows_per_s": rows / ((now() - began) / 1e9)}
+
+
+async def acked_turns(peer: Peer, sizes: Sizes) -> Metrics:
+    """W8: one client, one turn after the other, each durable before the next; beside it what a flush costs."""
+    flush_us = _flush_us()
+    (handle,) = await peer.start_agents(1)
+    took: list[int] = []
+    for _ in range(int(sizes["turns"])):
+        began = now()
+        await peer.acked_turn(handle, "hello")
+        took.append(now() - began)
+    return {"p50_us": percentile(took, 0.5) / 1e3, "flush_us": flush_us}
+
+
+def _flush_us(samples: int = 200) -> float:
+    """Return how long the disk takes to flush four kilobytes: what no commit can beat."""
+    directory = scratch()
+    path = directory / "probe"
+    took: list[int] = []
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for _ in range(samples):
+        os.write(file, b"x" * 4096)
+        began = now()
+        os.fdatasync(file)
+        took.append(now() - began)
+    os.close(file)
+    path.unlink()
+    directory.rmdir()
+    return percentile(took, 0.5) / 1e3
+
+
+async def heartbeat_lag(peer: Peer, sizes: Sizes) -> Metrics:
+    """W9: how late a heartbeat of one millisecond comes beside W2's load; the client gives way after each round."""
+    agents, tells = int(sizes["agents"]), int(sizes["tells"])
+    handles = await peer.start_agents(agents)
+    gc.collect()
+    arm(peer, agents * tells)
+    lags: list[int] = []
+    going = True
+
+    async def beat() -> None:
+        while going:
+            asked = now()
+            await asyncio.sleep(_HEARTBEAT_NS / 1e9)
+            lags.append(now() - asked - _HEARTBEAT_NS)
+
+    heart = asyncio.ensure_future(beat())
+    await asyncio.sleep(0.02)
+    lags.clear()
+    began = now()
+    await _tell_all(peer, handles, tells, lambda: asyncio.sleep(0))
+    await peer.all_done()
+    seconds = (peer.latch.done_ns - began) / 1e9
+    going = False
+    await heart
+    return {
+        "turns_per_s": agents * tells / seconds,
+        "lag_p50_ms": percentile(lags, 0.5) / 1e6,
+        "lag_max_ms": max(lags) / 1e6,
+    }
+
+
+Workload = Callable[[Peer, Sizes], Awaitable[Metrics]]
+
+WORKLOADS: dict[str, tuple[Workload, Sizes]] = {
+    "w1": (sequential_asks, {"seconds": 1.0, "warm": 500}),
+    "w2": (many_tells, {"agents": 1_000, "tells": 20}),
+    "w3-10k": (idle_agents, {"agents": 10_000}),
+    "w3-100k": (idle_agents, {"agents": 100_000}),
+    "w7": (long_history, {"turns": 500, "warm": 100}),
+    "w8-writer": (writer_alone, {"seconds": 1.0, "clients": 64}),
+    "w8-acked": (acked_turns, {"turns": 500}),
+    "w9": (heartbeat_lag, {"agents": 1_000, "tells": 20}),
+}
+
+QUICK: dict[str, Sizes] = {
+    "w1": {"seconds": 0.1},
+    "w2": {"agents": 200, "tells": 10},
+    "w3-10k": {"agents": 1_000},
+    "w3-100k": {"agents": 10_000},
+    "w7": {"turns": 50},
+    "w8-writer": {"seconds": 0.1},
+    "w8-acked": {"turns": 50},
+    "w9": {"agents": 200, "tells": 10},
+}

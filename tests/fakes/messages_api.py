@@ -64,7 +64,9 @@ class Request:
     def tool_results(self) -> list[str]:
         """The tool results in the last message, as text."""
         messages = self.body.get("messages", [])
-        content = messages[-1].get("content") if messages else None
+        if not messages or _texts(messages[-1]):
+            return []  # results of an interrupted turn, sent along with the next prompt
+        content = messages[-1].get("content")
         blocks = content if isinstance(content, list) else []
         return [_plain(block.get("content")) for block in blocks if block.get("type") == "tool_result"]
 
@@ -222,7 +224,7 @@ class MessagesAPI:
             case "break":
                 return Text("recovered") if self._seen[text] > int(rest or 10**9) else Broken()
             case "recall":
-                return Text("\n".join(request.user_texts[:-1]))
+                return Text("\n".join(request.user_texts[:-1]) or "nothing")
             case _:
                 return Text(f"You said: {text}")
 

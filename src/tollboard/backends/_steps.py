@@ -313,6 +313,8 @@ def _slow_close(value: Any, modifiers: Mapping[str, Any]) -> Step:
 
 def _process(value: Any, modifiers: Mapping[str, Any]) -> Step:
     argv = check.texts(value)
+    if not argv:
+        raise ValueError("a process needs a program")
     from tollboard.backends._process import identify  # psutil only where a script starts processes
 
     async def step(play: Play) -> AsyncIterator[Event]:

@@ -1,0 +1,1 @@
+"""What Tollboard ships for testing: contract suites, fakes and recorders."""

@@ -56,6 +56,16 @@ class NewFeedItem:
     data: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """How far a reader is behind in one session."""
+
+    session_id: str
+    session: str
+    turns: int
+    cursor: int
+
+
 class SessionJournal(Journal, Protocol):
     """The journal of one session. `turns` is the seq of its newest history entry."""
 
@@ -98,7 +108,7 @@ class Ledger(Protocol):
         """Return the request that was accepted with this idempotency key."""
 
     async def unfinished(self) -> Sequence[StoredRequest]:
-        """Return every request of a live session without an outcome, in the order of acceptance."""
+        """Return every request of a session that is not stopped without an outcome, in the order of acceptance."""
 
     def mark_interrupted(self, request: StoredRequest, *, seq: int, at: float, detail: str) -> Commit:
         """End a request that was in flight when the last daemon ended, as history entry `seq`."""
@@ -117,6 +127,12 @@ class Ledger(Protocol):
 
     def set_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
         """Move the reader's cursor, forward or back."""
+
+    async def unread(self, reader: str, *, session_id: str | None = None, limit: int) -> Sequence[Entry]:
+        """Return the oldest entries after the reader's cursors, of one session or of all, by the time they ended."""
+
+    async def unread_counts(self, reader: str, *, session_id: str | None = None) -> Sequence[Unread]:
+        """Return each session that has entries after the reader's cursor, or the one named, oldest session first."""
 
     # -- summaries
     def add_summary(self, session_id: str, *, text: str, author: str, at: float, at_turn: int) -> Commit:

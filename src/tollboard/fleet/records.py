@@ -102,6 +102,7 @@ class Entry:
     """One finished turn of a session's history."""
 
     session: str
+    session_id: str
     seq: int
     ref: str
     status: TurnStatus

@@ -1,0 +1,170 @@
+"""Who is in the fleet: live sessions by name and id, and how one is started and found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from tollboard.clock import Clock
+from tollboard.errors import AgentDead, AgentExists, AgentNotFound
+from tollboard.fleet.ledger import Ledger
+from tollboard.fleet.records import Life, SessionRecord
+from tollboard.fleet.session_agent import LiveSession, SessionAgent
+from tollboard.fleet.settings import FleetSettings, resolve_references
+from tollboard.ids import check_name
+from tollboard.runtime import telemetry
+from tollboard.runtime.backend import Backend
+from tollboard.runtime.request import Request
+from tollboard.runtime.runtime import Runtime
+from tollboard.runtime.telemetry import EventName, Measurements, Metadata
+
+MARKER = "TOLLBOARD_SESSION"
+"""The environment variable that every process of a session carries: `<home id>:<session id>`."""
+
+
+class BackendDirectory(Protocol):
+    """Backends by name; the package `tollboard.backends` is one."""
+
+    def load(self, name: str) -> Backend[Any]:
+        """Return a new backend. Raises UnknownBackend."""
+
+    def known(self) -> tuple[str, ...]:
+        """Return the names that `load` takes."""
+
+
+class Roster:
+    """The sessions that are not stopped."""
+
+    def __init__(
+        self, ledger: Ledger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
+    ) -> None:
+        self.ledger = ledger
+        self.runtime = runtime
+        self.clock: Clock = runtime.clock
+        self.settings = settings
+        self._backends = backends
+        self._loaded: dict[str, Backend[Any]] = {}
+        self._by_name: dict[str, LiveSession] = {}
+        self._by_id: dict[str, LiveSession] = {}
+        self._starting: set[str] = set()
+        runtime.telemetry.attach(
+            "fleet.roster", (telemetry.CHECKPOINTED, telemetry.AGENT_CRASHED), self._heard
+        )
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        return iter(tuple(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def backend(self, name: str) -> Backend[Any]:
+        """Return the backend of that name; one serves all its sessions. Raises UnknownBackend."""
+        found = self._loaded.get(name)
+        if found is None:
+            found = self._loaded[name] = self._backends.load(name)
+        return found
+
+    def known_backends(self) -> tuple[str, ...]:
+        """Return the names of the backends this fleet may use."""
+        return tuple(
+            name
+            for name in self._backends.known()
+            if not self.settings.backends or name in self.settings.backends
+        )
+
+    def reserve(self, name: str) -> None:
+        """Take a name for a session that is being started. Raises InvalidName, AgentExists."""
+        check_name(name)
+        if name in self._by_name or name in self._starting:
+            raise AgentExists(f"a session {name!r} is in the fleet; stop it first or choose another name")
+        self._starting.add(name)
+
+    def release(self, name: str) -> None:
+        """Give a reserved name back."""
+        self._starting.discard(name)
+
+    async def start(self, record: SessionRecord, queued: Sequence[Request] = ()) -> LiveSession:
+        """Start the agent of a session and add it to the fleet."""
+        path = self.settings.check_path(record.path)
+        # Results are in the ledger: the runtime need not keep them too.
+        options = resolve_references(record.options, os.environ)
+        journal = self.ledger.journal(record)
+        machine = await self.runtime.start_agent(
+            SessionAgent,
+            record.name,
+            backend=self.backend(record.backend),
+            journal=journal,
+            backlog=queued,
+            halted=record.halted,
+            provider_session_id=record.provider_session_id,
+            **{"max_results": 0, **options, "cwd": path, "env_marker": f"{MARKER}={self.settings.home_id}:{record.id}"},
+        )  # fmt: skip
+        return self._add(LiveSession(record, journal, machine))
+
+    def bury(self, record: SessionRecord, problem: str) -> LiveSession:
+        """Keep a session in the fleet that has no agent, and say why."""
+        record = replace(record, life=Life.DEAD, problem=problem)
+        _ = self.ledger.set_life(record.id, Life.DEAD, at=self.clock.time(), problem=problem)
+        return self._add(LiveSession(record, self.ledger.journal(record), None))
+
+    def _add(self, session: LiveSession) -> LiveSession:
+        self._by_name[session.name] = session
+        self._by_id[session.id] = session
+        return session
+
+    def remove(self, session: LiveSession) -> None:
+        """Take a session out of the fleet; its name is free again."""
+        if self._by_name.get(session.name) is session:
+            del self._by_name[session.name]
+        self._by_id.pop(session.id, None)
+
+    def id_of(self, name: str) -> str | None:
+        """Return the id of the session that has this name now."""
+        session = self._by_name.get(name)
+        return session.id if session is not None else None
+
+    def find(self, name_or_id: str) -> LiveSession | None:
+        """Return the session of the fleet with that name or id."""
+        return self._by_name.get(name_or_id) or self._by_id.get(name_or_id)
+
+    def get(self, name: str) -> LiveSession:
+        """Return the session of the fleet with that name or id. Raises AgentNotFound."""
+        session = self.find(name)
+        if session is None:
+            raise AgentNotFound(
+                f"there is no session {name!r} in the fleet; `tollboard list --all` shows stopped ones too"
+            )
+        return session
+
+    def live(self, name: str) -> LiveSession:
+        """Return a session that can take prompts. Raises AgentNotFound, AgentDead with the reason."""
+        session = self.get(name)
+        if session.machine is None:
+            raise AgentDead(f"session {session.name!r} is dead: {session.record.problem}")
+        return session
+
+    async def record(self, name: str) -> SessionRecord:
+        """Return the record of a session, stopped ones included. Raises AgentNotFound."""
+        session = self.find(name)
+        if session is not None:
+            return replace(session.record, turns=session.journal.turns)
+        record = await self.ledger.find_session(name)
+        if record is None:
+            raise AgentNotFound(f"there is no session {name!r}; `tollboard list --all` shows all there are")
+        return record
+
+    def _heard(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
+        session = self._by_name.get(str(metadata["agent"]))
+        if session is None:
+            return
+        if event == telemetry.AGENT_CRASHED:
+            session.machine = None
+            problem = f"crashed: {metadata['reason']}"
+            session.record = replace(session.record, life=Life.DEAD, problem=problem)
+            _ = self.ledger.set_life(session.id, Life.DEAD, at=self.clock.time(), problem=problem)
+            return
+        effective: Any = metadata["effective"]
+        if isinstance(effective, Mapping) or effective is None:
+            session.report(str(metadata["provider_session_id"]), effective)

@@ -1,0 +1,154 @@
+"""What a session was asked to be and what it is: limits of the fleet, working directories, secrets, and alarms (S24)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tollboard.errors import InvalidOption, InvalidPath, InvalidPrompt, UnknownBackend
+from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
+
+ASKED = ("model", "permission_mode")
+"""Options that a provider reports back, by the same name."""
+
+_SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|authorization|cookie)")
+_REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """Limits and policy of one fleet. `home_id` marks its processes; `roots` are the only directories it may use."""
+
+    home_id: str = "local"
+    roots: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    """The only backends it may use; empty means all."""
+    max_prompt_bytes: int = MAX_PROMPT_BYTES
+    max_summary_bytes: int = MAX_SUMMARY_BYTES
+    revive_timeout_s: float = 10.0
+    """How long one session may take to come back at start-up, so that none blocks the others."""
+
+    def check_backend(self, name: str) -> None:
+        """Raise UnknownBackend if the configuration does not allow this backend."""
+        if self.backends and name not in self.backends:
+            raise UnknownBackend(
+                f"backend {name!r} is not allowed here; allowed are: {', '.join(self.backends)}"
+            )
+
+    def check_path(self, path: str | os.PathLike[str]) -> str:
+        """Return the real path of an existing, allowed directory (S01). Symlinks are followed before the check."""
+        text = os.fspath(path)
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise InvalidPath(f"{text!r} is not a path")
+        real = os.path.realpath(os.path.expanduser(text))
+        if not os.path.isdir(real):
+            what = "is not a directory" if os.path.exists(real) else "does not exist"
+            raise InvalidPath(f"the working directory {real!r} {what}; create it or give another --path")
+        if self.roots and not any(Path(real).is_relative_to(os.path.realpath(root)) for root in self.roots):
+            raise InvalidPath(
+                f"the working directory {real!r} is outside of what is allowed: {', '.join(self.roots)}"
+            )
+        return real
+
+    def check_prompt(self, prompt: str) -> str:
+        """Return the prompt if it is text of an allowed size."""
+        if not isinstance(prompt, str):
+            raise InvalidPrompt(f"a prompt is text, not {type(prompt).__name__}")
+        if not prompt.strip():
+            raise InvalidPrompt("the prompt is empty")
+        return self._check_text("prompt", prompt, self.max_prompt_bytes)
+
+    def check_summary(self, text: str) -> str:
+        """Return the summary if it is text of an allowed size; empty is allowed."""
+        if not isinstance(text, str):
+            raise InvalidPrompt(f"a summary is text, not {type(text).__name__}")
+        return self._check_text("summary", text, self.max_summary_bytes)
+
+    def _check_text(self, what: str, text: str, limit: int) -> str:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidPrompt(f"the {what} is not valid Unicode text (a lone surrogate)") from None
+        if size > limit:
+            raise InvalidPrompt(
+                f"the {what} has {size:,} bytes, {limit:,} are allowed; put long text into a file"
+            )
+        return text
+
+
+def asked(path: str, options: Mapping[str, object]) -> dict[str, str]:
+    """Return what was asked for of the settings that a provider reports back."""
+    found = {name: str(options[name]) for name in ASKED if options.get(name) is not None}
+    return {"cwd": path, **found}
+
+
+def alarms(wanted: Mapping[str, str], effective: Mapping[str, str]) -> tuple[str, ...]:
+    """Return one sentence for each setting that the provider runs with otherwise than asked (S24)."""
+    return tuple(
+        f"{name} is {effective[name]!r}, asked was {wanted[name]!r}"
+        for name in wanted
+        if name in effective and not _same(name, wanted[name], effective[name])
+    )
+
+
+def _same(name: str, wanted: str, effective: str) -> bool:
+    if name == "cwd":
+        return os.path.realpath(wanted) == os.path.realpath(effective)
+    if name == "model":
+        # Providers answer an alias such as `sonnet` with the full name of what it stands for.
+        return wanted == effective or wanted.lower() in effective.lower()
+    return wanted == effective
+
+
+def refuse_secrets(options: Mapping[str, object]) -> None:
+    """Raise InvalidOption if an option holds a secret in plain text: options are kept in the database.
+
+    A secret is passed by reference: `"$NAME"` is replaced by the daemon's environment variable when it is used.
+    """
+    for where, name, value in _named_texts(options, ""):
+        if _SECRET_NAME.search(name) and value and not _REFERENCE.match(value):
+            raise InvalidOption(
+                f"{where} looks like a secret and options are kept in the database: "
+                f"set the variable in the daemon's environment and pass '${name}' instead"
+            )
+
+
+def resolve_references(options: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, object]:
+    """Return the options with every `"$NAME"` inside `env` and `headers` replaced by that variable."""
+    return {key: _resolved(value, environ, inside=key in _PLACES) for key, value in options.items()}
+
+
+_PLACES = frozenset({"env", "headers"})
+
+
+def _resolved(value: object, environ: Mapping[str, str], *, inside: bool) -> object:
+    if isinstance(value, Mapping):
+        return {k: _resolved(v, environ, inside=inside or k in _PLACES) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(item, environ, inside=inside) for item in value]
+    if inside and isinstance(value, str) and (match := _REFERENCE.match(value)):
+        name = match.group(1)
+        if name not in environ:
+            raise InvalidOption(f"the variable {name} is not set in the daemon's environment")
+        return environ[name]
+    return value
+
+
+def _named_texts(value: object, where: str) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            place = f"{where}.{key}" if where else str(key)
+            if isinstance(item, str):
+                # Only where secrets are passed by name; a `model` or a `script` may say what it likes.
+                if any(part in _PLACES for part in where.split(".")):
+                    found.append((place, str(key), item))
+            else:
+                found.extend(_named_texts(item, place))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            found.extend(_named_texts(item, f"{where}.{index}"))
+    return found

@@ -256,7 +256,7 @@ _CURSOR = func.coalesce(cursors.c.seq, literal_column("0"))
 _BEHIND = sessions.outerjoin(
     cursors, (cursors.c.session_id == sessions.c.id) & (cursors.c.reader == bindparam("reader"))
 )
-_ONE_OR_ALL = or_(bindparam("session_id").is_(None), sessions.c.id == bindparam("session_id"))
+_ONE_OR_ALL = or_(bindparam("session_id").is_(null()), sessions.c.id == bindparam("session_id"))
 
 UNREAD = Query(
     select(*_REQUEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tollboard.fleet.ledger import StoredRequest
+from tollboard.fleet.ledger import StoredRequest, Unread
 from tollboard.fleet.records import (
     ApprovalRecord,
     ApprovalState,
@@ -105,6 +105,12 @@ def history_entry(row: Row) -> Entry:
     entry = stored_request(row).entry
     assert entry is not None  # the query asks for rows with a seq
     return entry
+
+
+def unread(row: Row) -> Unread:
+    """Return how far a reader is behind in the session of a row."""
+    session_id, session, turns, cursor = row
+    return Unread(session_id, session, turns, cursor)
 
 
 def summary_record(row: Row) -> Summary:

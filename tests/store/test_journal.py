@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.samples import ManualClock, begin, completed, failed, request, start, started_session, turn, value
+from tests.store.samples import (
+    ManualClock,
+    begin,
+    completed,
+    failed,
+    request,
+    start,
+    started_session,
+    turn,
+    value,
+)
 from tollboard.errors import KeyReused, StoreError
 from tollboard.fleet.records import Life, RequestState, TurnStatus
 from tollboard.runtime.event import Usage
@@ -117,7 +127,9 @@ async def test_a_start_without_a_time_takes_the_clock(store: Store, clock: Manua
     assert found is not None and found.receipt.started_at == clock.now
 
 
-async def test_requests_come_in_the_order_asked_and_unfinished_ones_in_order_of_acceptance(store: Store) -> None:
+async def test_requests_come_in_the_order_asked_and_unfinished_ones_in_order_of_acceptance(
+    store: Store,
+) -> None:
     _, journal = await started_session(store)
     stopped, other = await started_session(store)
     refs = []
@@ -130,7 +142,9 @@ async def test_requests_come_in_the_order_asked_and_unfinished_ones_in_order_of_
     found = await store.requests([refs[2], "unknown", refs[0], refs[2]])
     assert [r.ref for r in found] == [refs[2], refs[0], refs[2]]
     open_ones = await store.unfinished()
-    assert [(r.ref, r.origin.value) for r in open_ones] == list(zip(refs, ["tell", "chain", "ask"], strict=True))
+    assert [(r.ref, r.origin.value) for r in open_ones] == list(
+        zip(refs, ["tell", "chain", "ask"], strict=True)
+    )
 
 
 async def test_s12_what_was_in_flight_is_marked_interrupted(store: Store, path: Path) -> None:
@@ -146,7 +160,11 @@ async def test_s12_what_was_in_flight_is_marked_interrupted(store: Store, path: 
     await again.mark_interrupted(first, seq=2, at=50.0, detail="the daemon ended")
     await again.mark_interrupted(first, seq=3, at=60.0, detail="a second time changes nothing")
     entry = (await again.history(made.id, limit=10))[-1]
-    assert (entry.seq, entry.status, entry.error) == (2, TurnStatus.INTERRUPTED, "interrupted: the daemon ended")
+    assert (entry.seq, entry.status, entry.error) == (
+        2,
+        TurnStatus.INTERRUPTED,
+        "interrupted: the daemon ended",
+    )
     assert (entry.started_at, entry.completed_at, entry.duration_s) == (20.0, 50.0, 30.0)
     assert [r.ref for r in await again.unfinished()] == [queued.ref]
     (record,) = await again.sessions()

@@ -35,7 +35,9 @@ async def test_s11_everything_is_there_after_a_restart(store: Store, path: Path)
     await journal.halted(True)
     await store.add_summary(made.id, text="# so far", author="me", at=5.0, at_turn=1)
     await store.set_cursor(made.id, "me", 1)
-    await journal.approval_requested(Approval("ap", "alpha", waiting.ref, ApprovalRequest("rm", {"a": 1}), 6.0))
+    await journal.approval_requested(
+        Approval("ap", "alpha", waiting.ref, ApprovalRequest("rm", {"a": 1}), 6.0)
+    )
     store.feed(item(made, ref=done.ref, data={"n": 1}))
     await store.close()
 
@@ -90,7 +92,9 @@ async def test_deleting_a_session_removes_every_row_of_it(store: Store, path: Pa
         done = await turn(its)
         await store.add_summary(made.id, text="t", author="a", at=1.0, at_turn=1)
         await store.set_cursor(made.id, "me", 1)
-        await its.approval_requested(Approval(f"ap-{made.name}", "x", done.ref, ApprovalRequest("t", {}), 1.0))
+        await its.approval_requested(
+            Approval(f"ap-{made.name}", "x", done.ref, ApprovalRequest("t", {}), 1.0)
+        )
         store.feed(item(made))
     await store.delete_session(gone.id)
     assert await store.find_session(gone.id) is None
@@ -125,7 +129,13 @@ async def test_s25_summaries_keep_their_versions_and_count_the_turns_since(store
     await store.add_summary(made.id, text="two", author="bob", at=2.0, at_turn=2)
     newest = await store.summary(made.id)
     assert newest is not None
-    assert (newest.session, newest.version, newest.text, newest.author, newest.at) == ("s", 2, "two", "bob", 2.0)
+    assert (newest.session, newest.version, newest.text, newest.author, newest.at) == (
+        "s",
+        2,
+        "two",
+        "bob",
+        2.0,
+    )
     assert newest.turns_since == 1
     first = await store.summary(made.id, version=1)
     assert first is not None and (first.text, first.turns_since) == ("one", 2)
@@ -143,7 +153,9 @@ async def test_approvals_keep_who_decided_and_the_first_answer_stays(store: Stor
     ]
     for approval in asked:
         await journal.approval_requested(approval)
-    await elsewhere.approval_requested(Approval("far", "o", "r", ApprovalRequest("t", {}, allowed=("reject",)), 9.0))
+    await elsewhere.approval_requested(
+        Approval("far", "o", "r", ApprovalRequest("t", {}, allowed=("reject",)), 9.0)
+    )
     await journal.approval_closed(asked[0], Approve(), "cli:ann")
     await journal.approval_closed(asked[0], Reject("no"), "web:bob")
     await journal.approval_closed(asked[1], Edit({"path": "/y"}), "cli:ann")
@@ -152,7 +164,12 @@ async def test_approvals_keep_who_decided_and_the_first_answer_stays(store: Stor
     found = {a.id: a for a in await store.approvals(session_id=made.id, state=None)}
     assert list(found) == ["ap0", "ap1", "ap2", "ap3"]
     assert [a.state.value for a in found.values()] == ["approved", "edited", "rejected", "expired"]
-    assert [a.decided_by for a in found.values()] == ["cli:ann", "cli:ann", "mcp:bot", "the turn was interrupted"]
+    assert [a.decided_by for a in found.values()] == [
+        "cli:ann",
+        "cli:ann",
+        "mcp:bot",
+        "the turn was interrupted",
+    ]
     assert [a.decision for a in found.values()] == [
         {"type": "approve"}, {"type": "edit", "arguments": {"path": "/y"}}, {"type": "reject", "message": "never"}, None,
     ]  # fmt: skip

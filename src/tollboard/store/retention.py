@@ -42,10 +42,11 @@ class Pruner:
 
     def run(self, connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
         """Count what a batch adds and delete a bounded slice of what has become too much or too old."""
-        for write in writes:
-            for part in write.flatten():
-                if isinstance(part, FeedWrite):
-                    self._count(part.item.session)
+        items = [part for write in writes for part in write.flatten() if isinstance(part, FeedWrite)]
+        if not items:
+            return
+        for item in items:
+            self._count(item.item.session)
         for session in tuple(islice(self._due, _SESSIONS_AT_ONCE)):
             self._prune(connection, session)
         if self._items >= _AGE_EVERY_ITEMS:

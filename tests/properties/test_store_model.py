@@ -145,7 +145,8 @@ class World:
             if found.receipt.state is RequestState.STARTED:
                 n = next(i for i, (record, _) in enumerate(self.sessions) if record.id == found.session_id)
                 running = self.model.running[n]
-                assert running is not None and running.ref == found.ref
+                assert running is not None
+                assert running.ref == found.ref
                 self.model.running[n] = None
                 self.model.history[n].append(found.ref)
                 self.model.outcomes[found.ref] = "interrupted"

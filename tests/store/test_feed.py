@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ async def test_numbers_never_repeat_even_after_everything_was_deleted(store: Sto
     await store.delete_session(made.id)
     assert await store.feed_bounds() == (0, 0)
     await store.close()
-    again = await Store.open(path)
+    again = await Store.open(path, clock=ManualClock())
     other, _ = await started_session(again)
     again.feed(item(other))
     await again.flush()
@@ -150,7 +151,7 @@ async def test_a_huge_feed_is_read_in_pages(store: Store) -> None:
     await store.flush()
     seen, page = 0, await store.feed_after(0, limit=500)
     while page:
-        assert all(a.seq < b.seq for a, b in zip(page, page[1:], strict=False))
+        assert all(a.seq < b.seq for a, b in itertools.pairwise(page))
         seen += len(page)
         page = await store.feed_after(page[-1].seq, limit=500)
     assert 2_000 <= seen <= 2_000 + 200 + 512

@@ -75,7 +75,8 @@ async def test_withdrawn_requests_have_an_outcome_but_no_entry(store: Store) -> 
     await turn(journal)
     assert [e.seq for e in await store.history(made.id, limit=10)] == [1, 2]
     found = await store.request(queued.ref)
-    assert found is not None and found.entry is None
+    assert found is not None
+    assert found.entry is None
     assert (found.receipt.state, found.receipt.outcome, found.receipt.started_at) == (
         RequestState.ENDED, "cancelled", None,
     )  # fmt: skip
@@ -89,7 +90,8 @@ async def test_s22_a_receipt_follows_the_request(store: Store) -> None:
 
     async def receipt() -> tuple[str, float | None, float | None, str | None]:
         found = await store.request(made.ref)
-        assert found is not None and found.prompt == "p"
+        assert found is not None
+        assert found.prompt == "p"
         seen = found.receipt
         assert (seen.accepted_at, seen.position, seen.inferred) == (10.0, None, False)
         return seen.state.value, seen.started_at, seen.ended_at, seen.outcome
@@ -124,7 +126,8 @@ async def test_a_start_without_a_time_takes_the_clock(store: Store, clock: Manua
     await journal.accepted(made)
     await journal.started(made)
     found = await store.request(made.ref)
-    assert found is not None and found.receipt.started_at == clock.now
+    assert found is not None
+    assert found.receipt.started_at == clock.now
 
 
 async def test_requests_come_in_the_order_asked_and_unfinished_ones_in_order_of_acceptance(
@@ -204,7 +207,8 @@ async def test_e49_a_ref_is_never_used_twice(store: Store) -> None:
     with pytest.raises(StoreError, match="UNIQUE"):
         await journal.accepted(request("somebody else's", ref=made.ref))
     found = await store.request(made.ref)
-    assert found is not None and found.entry is not None
+    assert found is not None
+    assert found.entry is not None
     assert (found.prompt, found.entry.text) == ("mine", "my result")
 
 
@@ -248,7 +252,8 @@ async def test_odd_text_as_a_key_is_found_again(store: Store) -> None:
     journal.keyed(keyed.ref, "k\udfff")
     await journal.accepted(keyed)
     found = await store.request_by_key(made.id, "k\udfff")
-    assert found is not None and found.ref == keyed.ref
+    assert found is not None
+    assert found.ref == keyed.ref
     assert await store.requests(["\udfff"]) == []
 
 
@@ -257,7 +262,8 @@ async def test_ten_megabytes_go_in_and_out(store: Store) -> None:
     big = "ä" * 5_000_000
     await turn(journal, big, completed(big))
     (entry,) = await store.history(made.id, limit=1)
-    assert entry.prompt == big and entry.text == big
+    assert entry.prompt == big
+    assert entry.text == big
 
 
 async def test_odd_usage_counts_as_not_reported(store: Store) -> None:
@@ -278,7 +284,8 @@ async def test_a_result_that_can_never_be_stored_ends_the_request_all_the_same(s
         await commit
     (entry,) = await store.history(made.id, limit=1)
     assert (entry.status, journal.turns) == (TurnStatus.FAILED, 1)
-    assert entry.error is not None and entry.error.startswith("store_failed: ")
+    assert entry.error is not None
+    assert entry.error.startswith("store_failed: ")
 
 
 async def test_checkpoints_keep_the_settings_when_none_are_given(store: Store) -> None:
@@ -286,11 +293,13 @@ async def test_checkpoints_keep_the_settings_when_none_are_given(store: Store) -
     await journal.checkpointed("p1", {"model": "m"})
     await journal.checkpointed("p2", None)
     found = await store.find_session(made.id)
-    assert found is not None and (found.provider_session_id, found.effective) == ("p2", {"model": "m"})
+    assert found is not None
+    assert (found.provider_session_id, found.effective) == ("p2", {"model": "m"})
     await journal.halted(True)
     await journal.halted(False)
     found = await store.find_session(made.id)
-    assert found is not None and found.halted is False
+    assert found is not None
+    assert found.halted is False
 
 
 async def test_e36_a_long_history_costs_an_index_look_not_a_scan(store: Store, path: Path) -> None:

@@ -124,7 +124,8 @@ def holder(path: Path) -> subprocess.Popen[str]:
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root,
     )  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == "open\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
     return process
 
 

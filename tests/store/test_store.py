@@ -21,7 +21,8 @@ def contract(store: Store) -> None:
     ledger: Ledger = store
     journal: SessionJournal = store.journal(record())
     narrow: Journal = journal
-    assert ledger and narrow
+    assert ledger
+    assert narrow
 
 
 async def test_s11_everything_is_there_after_a_restart(store: Store, path: Path) -> None:
@@ -49,7 +50,8 @@ async def test_s11_everything_is_there_after_a_restart(store: Store, path: Path)
     assert [e.ref for e in await again.history(made.id, limit=10)] == [done.ref]
     assert [r.ref for r in await again.unfinished()] == [waiting.ref]
     summary = await again.summary(made.id)
-    assert summary is not None and summary.text == "# so far"
+    assert summary is not None
+    assert summary.text == "# so far"
     assert await again.cursors("me") == {made.id: 1}
     assert [a.id for a in await again.approvals(state=ApprovalState.PENDING)] == ["ap"]
     assert [i.data for i in await again.feed_after(0, limit=10)] == [{"n": 1}]
@@ -64,11 +66,13 @@ async def test_a_name_is_taken_until_its_session_is_stopped(store: Store) -> Non
     with pytest.raises(AgentExists):
         await store.create_session(record("worker"))
     dead = await store.find_session("worker")
-    assert dead is not None and (dead.life, dead.problem, dead.stopped_at) == (Life.DEAD, "it crashed", None)
+    assert dead is not None
+    assert (dead.life, dead.problem, dead.stopped_at) == (Life.DEAD, "it crashed", None)
     await store.set_life(first.id, Life.STOPPED, at=5.0)
     second, _ = await started_session(store, "worker")
     found = await store.find_session("worker")
-    assert found is not None and found.id == second.id
+    assert found is not None
+    assert found.id == second.id
 
 
 async def test_finding_prefers_the_live_then_the_last_stopped_then_the_id(store: Store) -> None:
@@ -77,9 +81,11 @@ async def test_finding_prefers_the_live_then_the_last_stopped_then_the_id(store:
         await store.create_session(made)
         await store.set_life(made.id, Life.STOPPED, at=at)
     found = await store.find_session("x")
-    assert found is not None and (found.id, found.stopped_at) == (newer.id, 60.0)
+    assert found is not None
+    assert (found.id, found.stopped_at) == (newer.id, 60.0)
     by_id = await store.find_session(older.id)
-    assert by_id is not None and by_id.id == older.id
+    assert by_id is not None
+    assert by_id.id == older.id
     assert await store.find_session("nobody") is None
     assert await store.sessions() == []
     assert [s.id for s in await store.sessions(every=True)] == [older.id, newer.id]
@@ -138,7 +144,8 @@ async def test_s25_summaries_keep_their_versions_and_count_the_turns_since(store
     )
     assert newest.turns_since == 1
     first = await store.summary(made.id, version=1)
-    assert first is not None and (first.text, first.turns_since) == ("one", 2)
+    assert first is not None
+    assert (first.text, first.turns_since) == ("one", 2)
     assert await store.summary(made.id, version=9) is None
     assert [s.version for s in await store.summary_versions(made.id)] == [1, 2]
     assert await store.summaries([made.id, other.id, "unknown"]) == {made.id: newest}
@@ -171,8 +178,11 @@ async def test_approvals_keep_who_decided_and_the_first_answer_stays(store: Stor
         "the turn was interrupted",
     ]
     assert [a.decision for a in found.values()] == [
-        {"type": "approve"}, {"type": "edit", "arguments": {"path": "/y"}}, {"type": "reject", "message": "never"}, None,
-    ]  # fmt: skip
+        {"type": "approve"},
+        {"type": "edit", "arguments": {"path": "/y"}},
+        {"type": "reject", "message": "never"},
+        None,
+    ]
     one = found["ap0"]
     assert (one.session, one.path, one.tool, one.arguments, one.display) == (
         "s", "s/helper", "rm", {"path": "/x"}, "rm 0",
@@ -183,7 +193,8 @@ async def test_approvals_keep_who_decided_and_the_first_answer_stays(store: Stor
     assert [a.id for a in await store.approvals(state=None)] == ["ap0", "ap1", "ap2", "ap3", "far"]
     await store.expire_approvals(at=12.0, why="the daemon ended")
     far = await store.approval("far")
-    assert far is not None and (far.state, far.decided_by) == (ApprovalState.EXPIRED, "the daemon ended")
+    assert far is not None
+    assert (far.state, far.decided_by) == (ApprovalState.EXPIRED, "the daemon ended")
     assert far.allowed == ("reject",)
     assert await store.approval("unknown") is None
 
@@ -203,10 +214,12 @@ async def test_s18_a_key_finds_its_request_also_after_a_restart(store: Store, pa
     await store.close()
     again = await Store.open(path)
     found = await again.request_by_key(made.id, "k1")
-    assert found is not None and (found.ref, found.prompt, found.key) == (keyed.ref, "pay", "k1")
+    assert found is not None
+    assert (found.ref, found.prompt, found.key) == (keyed.ref, "pay", "k1")
     assert await again.request_by_key(made.id, "k2") is None
     beside = await again.request_by_key(other.id, "k1")
-    assert beside is not None and beside.ref == same_key.ref
+    assert beside is not None
+    assert beside.ref == same_key.ref
     await again.close()
 
 
@@ -214,7 +227,17 @@ async def test_options_never_show_in_a_repr(store: Store) -> None:
     made = record(options={"api_key": "s3cret"})
     await store.create_session(made)
     found = await store.find_session(made.name)
-    assert "s3cret" not in repr(found) + repr(store) and "tollboard.db" in repr(store)
+    assert "s3cret" not in repr(found) + repr(store)
+    assert "tollboard.db" in repr(store)
+
+
+async def test_ask_for_a_sessions_approvals_only(store: Store) -> None:
+    made, journal = await started_session(store)
+    other, _ = await started_session(store)
+    await journal.approval_requested(Approval("ap", "x", "r", ApprovalRequest("t", {}), 1.0))
+    for state in (None, ApprovalState.PENDING):
+        assert [a.id for a in await store.approvals(session_id=made.id, state=state)] == ["ap"]
+        assert await store.approvals(session_id=other.id, state=state) == []
 
 
 async def test_a_closed_store_says_so(store: Store) -> None:

@@ -1,0 +1,1 @@
+"""The surfaces: what people and programs touch. Thin: parse, call a verb, print."""

@@ -1,0 +1,59 @@
+"""The command line. `main` is the program `tollboard`; one file per group of commands, the tools beside them.
+
+app.py          how commands are registered; help in sections
+invocation.py   one run of a command: state directory, output, the way to the board
+connection.py   the seam to the daemon
+output.py text.py failures.py      tables, JSON, colour; safe text and times; exit codes and hints
+sessions.py prompts.py following.py reading.py summaries.py control.py approvals.py daemon_cmds.py
+doctor.py checks.py demo.py stage.py completion.py editor.py
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+PROGRAM = "tollboard"
+BROKEN_PIPE = 141
+"""What a shell reports for a program that SIGPIPE ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. The arguments are those of the process unless given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has gone. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    import typer
+    from typer.exceptions import TyperException
+
+    from tollboard.surfaces.cli.commands import app
+    from tollboard.surfaces.cli.failures import DONE, FAILED, STOPPED_BY_USER, complain
+    from tollboard.surfaces.cli.output import Output
+
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    out = Output(json="--json" in options)
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+    except TyperException as wrong:
+        return complain(out, "usage", wrong.format_message(), _next_step(wrong), wrong.exit_code)
+    except typer.Abort:
+        return complain(out, "aborted", "nothing was done", "", FAILED)
+    except KeyboardInterrupt:
+        return STOPPED_BY_USER
+    return code if isinstance(code, int) else DONE
+
+
+def _next_step(wrong: Exception) -> str:
+    context = getattr(wrong, "ctx", None)
+    path = getattr(context, "command_path", PROGRAM)
+    return f"see how it is used: {path} --help"

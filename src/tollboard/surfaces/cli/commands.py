@@ -1,0 +1,29 @@
+"""The application with all its commands: importing this file registers them."""
+
+from __future__ import annotations
+
+from tollboard.surfaces.cli import (
+    approvals,
+    control,
+    daemon_cmds,
+    demo,
+    doctor,
+    prompts,
+    reading,
+    sessions,
+    summaries,
+)
+from tollboard.surfaces.cli.app import app
+
+__all__ = [
+    "app",
+    "approvals",
+    "control",
+    "daemon_cmds",
+    "demo",
+    "doctor",
+    "prompts",
+    "reading",
+    "sessions",
+    "summaries",
+]

@@ -1,0 +1,52 @@
+"""Shell completion: names of sessions and approvals from a running daemon, quickly; it never starts one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COMPLETION_LIMIT_S = 1.0
+"""A shell that waits longer feels broken."""
+
+
+def complete_session(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """Return the sessions whose names begin so, with their state as the description."""
+    from tollboard.surfaces.cli.sessions import state_of
+
+    statuses = _ask(ctx, lambda board: board.list_sessions())
+    return [(one.name, state_of(one).text) for one in statuses or () if one.name.startswith(incomplete)]
+
+
+def complete_approval(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """Return the approvals that wait and whose ids begin so."""
+    waiting = _ask(ctx, lambda board: board.approvals())
+    return [(one.id, f"{one.session}: {one.tool}") for one in waiting or () if one.id.startswith(incomplete)]
+
+
+def complete_backend(incomplete: str) -> list[str]:
+    """Return the backends whose names begin so."""
+    from tollboard.backends import known
+
+    return [name for name in known() if name.startswith(incomplete)]
+
+
+def _ask(ctx: Any, question: Any) -> Any:
+    """Return the answer of the running daemon, `None` if there is none, it is slow, or it fails."""
+    import asyncio
+
+    from tollboard.errors import TollboardError
+    from tollboard.surfaces.cli.connection import open_board
+
+    async def asked() -> Any:
+        async with asyncio.timeout(COMPLETION_LIMIT_S), open_board(_home(ctx), start=False) as board:
+            return await question(board)
+
+    try:
+        return asyncio.run(asked())
+    except (TollboardError, TimeoutError, OSError):
+        return None
+
+
+def _home(ctx: Any) -> Path | None:
+    given = ctx.params.get("home") or ctx.find_root().params.get("home")
+    return Path(given) if given else None

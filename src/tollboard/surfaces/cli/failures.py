@@ -1,0 +1,74 @@
+"""From an error to what a person reads and a script tests: exit codes, the next step, the `error` document."""
+
+from __future__ import annotations
+
+import sys
+
+from tollboard import errors
+from tollboard.surfaces.cli.output import Output, paint, write
+from tollboard.surfaces.cli.text import safe
+
+DONE, FAILED, MISUSED, NOT_FOUND, BUSY, TIMED_OUT, STOPPED_BY_USER = 0, 1, 2, 3, 4, 5, 130
+
+# From the narrow to the wide; the first class that fits decides.
+EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
+    (errors.NotFound, NOT_FOUND),
+    (errors.SessionBusy, BUSY),
+    (errors.SessionHalted, BUSY),
+    (errors.AgentBusy, BUSY),
+    (errors.Draining, BUSY),
+    (errors.Overloaded, BUSY),
+    (errors.Invalid, MISUSED),
+    (errors.TimedOut, TIMED_OUT),
+    (errors.TollboardError, FAILED),
+)
+
+HINTS: dict[type[errors.TollboardError], str] = {
+    errors.AgentDead: "see why: tollboard status NAME; end it: tollboard stop NAME",
+    errors.AgentNotFound: "see the sessions: tollboard list (stopped ones too: --all)",
+    errors.RequestNotFound: "refs belong to one session: check the name, or see tollboard transcript NAME",
+    errors.ApprovalNotFound: "see what waits: tollboard approvals",
+    errors.AgentExists: "choose another name, or end the other one: tollboard stop NAME",
+    errors.SessionBusy: "add --queue to send it after the turn in flight",
+    errors.SessionHalted: "add --queue to hold it until the session is resumed, or: tollboard resume NAME",
+    errors.AlreadyDecided: "see how it ended: tollboard approvals --all",
+    errors.KeyReused: "use another --key for another prompt",
+    errors.NotCancellable: "end the turn in flight with: tollboard interrupt NAME",
+    errors.UnknownBackend: "see the backends: tollboard backends",
+    errors.BackendUnavailable: "see what is missing: tollboard doctor",
+    errors.Denied: "use a client whose token has the capability",
+    errors.StoreCorrupt: "look closer: tollboard doctor",
+    errors.StoreUnavailable: "look closer: tollboard doctor",
+    errors.DaemonRunning: "end the other one with: tollboard shutdown, or use another --home",
+    errors.DaemonUnreachable: "look closer: tollboard doctor",
+    errors.DaemonError: "look closer: tollboard doctor",
+}
+
+
+def exit_code(error: errors.TollboardError) -> int:
+    """Return the exit code an error means."""
+    return next(code for cls, code in EXIT_CODES if isinstance(error, cls))
+
+
+def hint(error: errors.TollboardError) -> str:
+    """Return what to do next: the notes the command added, else what the class of error suggests."""
+    if notes := getattr(error, "__notes__", None):
+        return "\n".join(notes)
+    return next((HINTS[cls] for cls in type(error).__mro__ if cls in HINTS), "")
+
+
+def report(error: errors.TollboardError, out: Output) -> int:
+    """Print an error and return its exit code."""
+    return complain(out, error.code, str(error) or (type(error).__doc__ or ""), hint(error), exit_code(error))
+
+
+def complain(out: Output, code: str, message: str, advice: str, exit_with: int) -> int:
+    """Print what went wrong and what to do: on standard error, or as the one document with --json."""
+    if out.json:
+        out.document({"error": {"code": code, "message": message, "hint": advice or None}})
+        return exit_with
+    word = paint("error:", "bold red", sys.stderr)
+    write(sys.stderr, f"{word} {safe(message)}\n")
+    for line in advice.splitlines():
+        write(sys.stderr, f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}\n")
+    return exit_with

@@ -1,0 +1,94 @@
+"""A real Switchboard in a thread, as the command line sees a daemon: opened by every command, alive between them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import tollboard.backends as backends
+from tollboard.fleet.records import Caller
+from tollboard.fleet.switchboard import Switchboard
+from tollboard.store.store import Store
+
+
+class BoardInThread:
+    """Stands in for `open_board`: call it, enter what it returns, and use the verbs from any loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.opened: list[tuple[Path | None, bool]] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._store, self._board = self.do(self._open(directory))
+
+    async def _open(self, directory: Path) -> tuple[Store, Switchboard]:
+        store = await Store.open(directory / "tollboard.db")
+        board = await Switchboard.open(store, backends=backends)
+        return store, board.on_behalf_of(Caller("cli", "tester"))
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something on the board's loop from a test."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def close(self) -> None:
+        """Close the board and end the thread."""
+        self.do(self._board.close(grace_s=0))
+        self.do(self._store.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def board(self) -> Switchboard:
+        """Return the switchboard itself; only for `do`."""
+        return self._board
+
+    def __call__(self, home: Path | None, *, start: bool = True) -> BoardInThread:
+        self.opened.append((home, start))
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        return None
+
+    def __getattr__(self, verb: str) -> Any:
+        if verb.startswith("_"):
+            raise AttributeError(verb)
+        method = getattr(self._board, verb)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(method(*args, **options), self._loop)
+            )
+
+        return call
+
+    async def tail(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
+        """Follow the feed across the threads."""
+        feed = self._board.tail(*args, **options)
+        try:
+            while True:
+                step = asyncio.run_coroutine_threadsafe(_next(feed), self._loop)
+                yield await asyncio.wrap_future(step)
+        finally:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(feed), self._loop))
+
+
+async def _next(feed: AsyncIterator[Any]) -> Any:
+    return await anext(feed)
+
+
+async def _close(feed: Any) -> None:
+    while True:
+        try:
+            return await feed.aclose()
+        except RuntimeError:  # the cancelled step has not ended yet
+            await asyncio.sleep(0)

@@ -74,9 +74,9 @@ requests = Table(
     Column("cost_usd", REAL),
     Column("text", Text),
     Index("requests_ref", "ref", unique=True),
+    # Also finds what is unfinished, which has no seq: each further index is one more page to flush per commit.
     Index("requests_seq", "session_id", "seq", unique=True),
     Index("requests_key", "session_id", "key", unique=True, sqlite_where=text("key IS NOT NULL")),
-    Index("requests_unfinished", "number", sqlite_where=text("ended_at IS NULL")),
     sqlite_strict=True,
 )
 """Every accepted prompt. Those with a `seq` are the session's history, numbered from 1 without gaps."""

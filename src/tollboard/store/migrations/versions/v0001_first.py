@@ -128,9 +128,6 @@ def upgrade() -> None:
     )
     op.create_index("requests_ref", "requests", ["ref"], unique=True)
     op.create_index("requests_seq", "requests", ["session_id", "seq"], unique=True)
-    op.create_index(
-        "requests_unfinished", "requests", ["number"], unique=False, sqlite_where=sa.text("ended_at IS NULL")
-    )
     op.create_table(
         "summaries",
         sa.Column("session_id", sa.Text(), nullable=False),

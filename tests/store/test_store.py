@@ -124,6 +124,26 @@ async def test_s21_readers_have_their_own_cursors_that_can_go_back(store: Store)
     assert await store.cursors("nobody") == {}
 
 
+async def test_e05_what_is_unread_is_told_by_number(store: Store) -> None:
+    one, first = await started_session(store, "one")
+    two, second = await started_session(store, "two")
+    quiet, _ = await started_session(store, "quiet")
+    for journal in (first, second, first):
+        await turn(journal)
+    shown = await store.unread("me", limit=10)
+    assert [(e.session, e.seq) for e in shown] == [("one", 1), ("two", 1), ("one", 2)]
+    # A turn that ends between the look and the acknowledgement stays unread.
+    await turn(first)
+    await store.set_cursor(one.id, "me", 2)
+    assert [(e.session, e.seq) for e in await store.unread("me", limit=10)] == [("two", 1), ("one", 3)]
+    assert [(e.session, e.seq) for e in await store.unread("me", session_id=one.id, limit=10)] == [("one", 3)]
+    assert len(await store.unread("other", limit=2)) == 2
+    behind = await store.unread_counts("me")
+    assert [(b.session_id, b.turns, b.cursor) for b in behind] == [(one.id, 3, 2), (two.id, 1, 0)]
+    asked = await store.unread_counts("me", session_id=quiet.id)
+    assert [(b.session, b.turns, b.cursor) for b in asked] == [("quiet", 0, 0)]
+
+
 async def test_s25_summaries_keep_their_versions_and_count_the_turns_since(store: Store) -> None:
     made, journal = await started_session(store, "s")
     other, _ = await started_session(store)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from tollboard.errors import StoreError
 from tollboard.store.faults import is_storage, translate
 from tollboard.store.feed import FeedWrite, add_many
 from tollboard.store.queries import ACCEPT, FINISH
@@ -88,7 +89,7 @@ def run_singly(connection: sqlite3.Connection, writes: Sequence[Write], path: st
         connection.execute("SAVEPOINT one")
         try:
             _run_cleaned(connection, write)
-        except Exception as error:
+        except (sqlite3.Error, StoreError, ValueError, OverflowError) as error:
             if is_storage(error):
                 raise
             connection.execute("ROLLBACK TO one")

@@ -76,7 +76,8 @@ def stored_request(row: Row) -> StoredRequest:
         entry = Entry(
             session=session, session_id=session_id, seq=seq, ref=ref, status=TurnStatus(status),
             prompt=prompt, text=text, error=error_text(reason, detail),
-            usage=None if usage == _NO_USAGE else Usage(*usage), duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
+            usage=None if usage == _NO_USAGE else Usage(*usage),
+            duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
         )  # fmt: skip
     ended = ended_at is not None
     state = (

@@ -11,6 +11,17 @@ down_revision = None
 
 def upgrade() -> None:
     """Make every table, and the owner's epoch."""
+    _events()
+    _meta()
+    _sessions()
+    _approvals()
+    _cursors()
+    _requests()
+    _summaries()
+    op.execute("INSERT INTO meta (key, value) VALUES ('owner_epoch', 0)")
+
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column("seq", sa.Integer(), nullable=False),
@@ -25,6 +36,9 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("events_session", "events", ["session", "seq"], unique=False)
+
+
+def _meta() -> None:
     op.create_table(
         "meta",
         sa.Column("key", sa.Text(), nullable=False),
@@ -32,6 +46,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("meta_pk")),
         sqlite_strict=True,
     )
+
+
+def _sessions() -> None:
     op.create_table(
         "sessions",
         sa.Column("id", sa.Text(), nullable=False),
@@ -53,6 +70,9 @@ def upgrade() -> None:
     op.create_index(
         "sessions_name_taken", "sessions", ["name"], unique=True, sqlite_where=sa.text("life != 'stopped'")
     )
+
+
+def _approvals() -> None:
     op.create_table(
         "approvals",
         sa.Column("number", sa.Integer(), nullable=False),
@@ -78,6 +98,9 @@ def upgrade() -> None:
     op.create_index("approvals_id", "approvals", ["id"], unique=True)
     op.create_index("approvals_session", "approvals", ["session_id", "number"], unique=False)
     op.create_index("approvals_state", "approvals", ["state", "number"], unique=False)
+
+
+def _cursors() -> None:
     op.create_table(
         "cursors",
         sa.Column("reader", sa.Text(), nullable=False),
@@ -90,6 +113,9 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("cursors_session", "cursors", ["session_id"], unique=False)
+
+
+def _requests() -> None:
     op.create_table(
         "requests",
         sa.Column("number", sa.Integer(), nullable=False),
@@ -128,6 +154,9 @@ def upgrade() -> None:
     )
     op.create_index("requests_ref", "requests", ["ref"], unique=True)
     op.create_index("requests_seq", "requests", ["session_id", "seq"], unique=True)
+
+
+def _summaries() -> None:
     op.create_table(
         "summaries",
         sa.Column("session_id", sa.Text(), nullable=False),
@@ -142,4 +171,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("session_id", "version", name=op.f("summaries_pk")),
         sqlite_strict=True,
     )
-    op.execute("INSERT INTO meta (key, value) VALUES ('owner_epoch', 0)")

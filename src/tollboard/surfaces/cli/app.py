@@ -123,9 +123,9 @@ def root(
     """Take the options that may stand before the command as well."""
     context.obj = {"home": home, "json": json}
     if version:
-        from tollboard.surfaces.cli.daemon_cmds import version_text
+        from tollboard.surfaces.cli.daemon_cmds import own_version
 
-        typer.echo(version_text())
+        typer.echo(f"tollboard {own_version()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

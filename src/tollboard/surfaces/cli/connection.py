@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,3 +32,35 @@ def user() -> str:
         import os
 
         return f"uid-{os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The files of a state directory."""
+
+    home: Path
+    database: Path
+    socket: Path
+    token: Path
+    log: Path
+
+
+def places(home: Path | None) -> Places:
+    """Return where things are, for those who look without a daemon."""
+    if home is None:
+        import os
+
+        given = os.environ.get("TOLLBOARD_HOME")
+        if given:
+            home = Path(given)
+        else:
+            from platformdirs import user_state_path
+
+            home = user_state_path("tollboard")
+    home = home.expanduser().absolute()
+    return Places(home, home / "tollboard.db", home / "daemon.sock", home / "token", home / "daemon.log")
+
+
+def serve_here(home: Path | None, *, tcp: str | None) -> int:
+    """Run the daemon in this process until it is told to end, and return its exit code."""
+    raise NotImplementedError

@@ -1,19 +1,97 @@
-"""Commands for the daemon itself: serve, shutdown, token, completion, version."""
+"""Commands for the daemon itself: serve, shutdown, token; and completion, version."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import typer
+
+from tollboard.errors import DaemonUnreachable, NotFound
+from tollboard.surfaces.cli import PROGRAM
 from tollboard.surfaces.cli.app import DAEMON, command
+from tollboard.surfaces.cli.connection import places, serve_here
 from tollboard.surfaces.cli.invocation import Cli
 
 
-def version_text() -> str:
-    """Return the program's name and version."""
+def own_version() -> str:
+    """Return the version of this program."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return f"tollboard {version('tollboard')}"
+        return version(PROGRAM)
     except PackageNotFoundError:
-        return "tollboard (not installed)"
+        return "unknown"
+
+
+@command(DAEMON)
+def serve(
+    cli: Cli,
+    tcp: Annotated[
+        str | None,
+        typer.Option("--tcp", metavar="HOST:PORT", help="Listen there as well; clients need the token."),
+    ] = None,
+) -> int:
+    """Run the daemon in front, until Ctrl-C.
+
+    \b
+    Example:
+      tollboard serve
+    """
+    return serve_here(cli.home, tcp=tcp)
+
+
+@command(DAEMON)
+def shutdown(cli: Cli) -> int:
+    """End the daemon; queued prompts run after the next start.
+
+    \b
+    Example:
+      tollboard shutdown
+    """
+    try:
+        cli.run(lambda board: board.shutdown(), start=False)
+    except DaemonUnreachable:
+        return cli.show({"running": False, "ended": False}, lambda out, _: out.line("no daemon is running"))
+    return cli.show(
+        {"running": False, "ended": True}, lambda out, _: out.line("the daemon has ended", "green")
+    )
+
+
+@command(DAEMON)
+def token(cli: Cli) -> int:
+    """Print the token that clients over TCP need. Keep it secret.
+
+    \b
+    Example:
+      curl -H "Authorization: Bearer $(tollboard token)" ...
+    """
+    path = places(cli.home).token
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise NotFound(f"there is no token yet at {str(path)!r}; the first daemon makes it") from None
+    return cli.show({"token": text}, lambda out, _: out.line(text))
+
+
+@command(DAEMON)
+def completion(
+    cli: Cli,
+    shell: Annotated[
+        Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")
+    ],
+) -> int:
+    """Print the completion script of a shell.
+
+    \b
+    Example:
+      source <(tollboard completion bash)
+    """
+    from typer.completion import get_completion_script
+
+    script = get_completion_script(
+        prog_name=PROGRAM, complete_var=f"_{PROGRAM.upper()}_COMPLETE", shell=shell
+    )
+    return cli.show({"shell": shell, "script": script}, lambda out, _: out.line(script))
 
 
 @command(DAEMON)
@@ -24,5 +102,4 @@ def version(cli: Cli) -> int:
     Example:
       tollboard version
     """
-    text = version_text()
-    return cli.show({"version": text.partition(" ")[2]}, lambda out, _: out.line(text))
+    return cli.show({"version": own_version()}, lambda out, _: out.line(f"{PROGRAM} {own_version()}"))

@@ -5,7 +5,6 @@ Used by `send --wait` and `wait`. Stopping to follow never stops the turn.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -87,6 +86,8 @@ async def follow(board: Board, name: str, ref: str, out: Output, *, timeout: flo
     if out.json:
         await _wait_one(board, ref, timeout)
         return await board.poll(name, ref)
+    import asyncio
+
     stream = asyncio.create_task(_stream(board, name, ref, shown))
     try:
         await _wait_one(board, ref, timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from difflib import get_close_matches
@@ -33,6 +33,7 @@ class Cli:
 
     def run(self, work: Callable[[Client], Awaitable[T]], *, start: bool = True) -> T:
         """Open the board, do the work and return its result. An unknown name gets the near ones as a hint."""
+        import asyncio  # a quarter of what `--help` may cost
 
         async def opened() -> T:
             async with self.board(start=start) as board:
@@ -58,7 +59,7 @@ async def _suggest_names(board: Client, error: AgentNotFound) -> None:
         return
     with suppress(TollboardError):
         names = [session.name for session in await board.list_sessions(all=True)]
-        asked = [word.strip("'\"") for word in str(error).split()]
+        asked = re.findall(r"'([^']+)'", str(error))
         near = [name for word in asked for name in get_close_matches(word, names, n=3, cutoff=0.6)]
         if near:
             error.add_note(f"did you mean {', '.join(dict.fromkeys(near))}?")

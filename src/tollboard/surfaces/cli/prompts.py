@@ -48,7 +48,7 @@ def send(
     ] = False,
     timeout: Timeout = None,
 ) -> int:  # fmt: skip
-    """Send a prompt; print its ref at once, or with --wait its answer.
+    """Send a prompt; print its ref, or the answer with --wait.
 
     \b
     Example:

@@ -233,7 +233,7 @@ def stop(
 
 
 def _print_stopped(out: Output, report: StopReport) -> None:
-    ended = [count(len(report.failed), "request") + " withdrawn" if report.failed else ""]
+    ended = [count(len(report.failed), "request") + " ended with it" if report.failed else ""]
     ended.append(count(len(report.killed), "process", "processes") + " ended" if report.killed else "")
     out.line(f"{report.session} is stopped" + "".join(f", {part}" for part in ended if part), "green")
     for ref in report.failed:

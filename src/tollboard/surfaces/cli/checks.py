@@ -1,0 +1,188 @@
+"""What `doctor` looks at, a function for each part. Only reads; starts no daemon, calls no model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import sqlite3
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tollboard.errors import DaemonUnreachable, TollboardError
+from tollboard.surfaces.cli.connection import Places, open_board
+from tollboard.surfaces.cli.text import count
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_SQLITE = (3, 37, 0)
+SOCKET_PATH_BYTES = 107
+"""Room for the path in the system's socket address on Linux (macOS has 103)."""
+LITTLE_SPACE, NO_SPACE = 1 << 30, 50 << 20
+BACKEND_CHECK_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `mend` says what to do; empty when nothing is wrong."""
+
+    name: str
+    state: Literal["ok", "warning", "broken"]
+    detail: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the running daemon says of itself and of the backends."""
+
+    pid: int
+    version: str
+    backends: tuple[Check, ...]
+
+
+def python() -> Check:
+    """Look at the interpreter and the SQLite that comes with it."""
+    detail = f"{platform.python_version()} ({sys.executable}), SQLite {sqlite3.sqlite_version}"
+    if sys.version_info < OLDEST_PYTHON:
+        return Check("python", "broken", detail, "install Python 3.11 or newer")
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        return Check("python", "broken", detail, "use a Python that comes with SQLite 3.37 or newer")
+    return Check("python", "ok", detail)
+
+
+def directory(places: Places) -> Check:
+    """Look at the state directory: whose it is, who may enter, whether there is room."""
+    home, name = places.home, "directory"
+    try:
+        found = home.stat()
+    except FileNotFoundError:
+        return Check(name, "ok", f"{home} does not exist yet; the first command makes it")
+    except OSError as wrong:
+        return Check(
+            name, "broken", f"{home}: {wrong.strerror}", "check the directories above it, or use --home"
+        )
+    if not stat.S_ISDIR(found.st_mode):
+        return Check(name, "broken", f"{home} is not a directory", "move it away, or use --home")
+    if found.st_uid != os.getuid():
+        return Check(
+            name, "broken", f"{home} belongs to user {found.st_uid}, you are {os.getuid()}", f"chown -R $USER {home}"
+        )  # fmt: skip
+    if mode := stat.S_IMODE(found.st_mode) & 0o077:
+        return Check(
+            name, "broken", f"{home} is open to others (mode {0o700 | mode:04o})", f"chmod 700 {home}"
+        )
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        return Check(name, "broken", f"{home} cannot be written", f"chmod 700 {home}; is the disk read-only?")
+    return _room(home)
+
+
+def _room(home: Path) -> Check:
+    free = shutil.disk_usage(home).free
+    detail = f"{home}, {free / (1 << 30):,.1f} GiB free"
+    if free < NO_SPACE:
+        return Check("directory", "broken", detail, "free some space: nothing can be made durable without it")
+    if free < LITTLE_SPACE:
+        return Check("directory", "warning", detail, "free some space soon")
+    return Check("directory", "ok", detail)
+
+
+def database(places: Places) -> Check:
+    """Open the database read-only beside whoever writes it; look at its schema and its soundness."""
+    from tollboard.store.opening import Place, version_of
+
+    path, name = places.database, "database"
+    if not path.exists():
+        return Check(name, "ok", f"{path} does not exist yet; the first daemon makes it")
+    try:
+        connection = Place(path).reader()
+        try:
+            version = version_of(connection, str(path))
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+        finally:
+            connection.close()
+    except TollboardError as wrong:
+        return Check(name, "broken", str(wrong), f"move {path} away, or restore it from a copy")
+    except sqlite3.Error as wrong:
+        return Check(name, "broken", f"{path}: {wrong}", f"restore {path} from a copy; check the disk")
+    if found != ["ok"]:
+        return Check(name, "broken", f"{path} is damaged: {'; '.join(found)}", f"restore {path} from a copy")
+    size = path.stat().st_size / (1 << 20)
+    return Check(name, "ok", f"{path}, schema {version or 'none yet'}, {size:,.1f} MiB, sound")
+
+
+def daemon(places: Places, running: Daemon | TollboardError, version: str) -> Check:
+    """Look at the socket, and at who answers on it."""
+    name = "daemon"
+    if isinstance(running, Daemon):
+        detail = f"running, pid {running.pid}, version {running.version}"
+        if running.version != version:
+            return Check(
+                name, "warning", f"{detail}; this program is {version}", "restart it: tollboard shutdown"
+            )
+        return Check(name, "ok", detail)
+    length = len(os.fsencode(places.socket))
+    if length > SOCKET_PATH_BYTES:
+        return Check(
+            name, "broken", f"the socket's path has {length} bytes, {SOCKET_PATH_BYTES} are possible: {places.socket}",
+            "use a shorter directory: --home or $TOLLBOARD_HOME",
+        )  # fmt: skip
+    if not isinstance(running, DaemonUnreachable):
+        return Check(name, "broken", str(running), f"see {places.log}")
+    if places.socket.exists():
+        detail = f"not running, but {places.socket} was left behind by one that was killed"
+        return Check(name, "warning", detail, "nothing to do: the next command replaces it")
+    return Check(name, "ok", "not running; any command starts it")
+
+
+def token(places: Places) -> Check | None:
+    """Look at who may read the token; `None` when there is none yet."""
+    try:
+        mode = stat.S_IMODE(places.token.stat().st_mode)
+    except OSError:
+        return None
+    if mode & 0o077:
+        return Check(
+            "token", "broken", f"{places.token} is open to others (mode {mode:04o})",
+            f"chmod 600 {places.token}, and make a new one if somebody may have read it",
+        )  # fmt: skip
+    return Check("token", "ok", f"{places.token}, yours only")
+
+
+async def ask_daemon(home: Path | None) -> Daemon | TollboardError:
+    """Return what a running daemon says, or why none answers. Never starts one."""
+    try:
+        async with open_board(home, start=False) as board:
+            health = await board.health()
+            infos = await asyncio.wait_for(board.backends(), BACKEND_CHECK_S)
+    except TollboardError as wrong:
+        return wrong
+    except TimeoutError:
+        return DaemonUnreachable(f"the daemon did not answer within {BACKEND_CHECK_S:g} s")
+    backends = tuple(_backend(one.name, one.available, one.detail, one.mend) for one in infos)
+    return Daemon(health.pid, health.version, backends)
+
+
+async def own_backends() -> Sequence[Check]:
+    """Look at the backends from here, when no daemon runs that could say how they look from there."""
+    from tollboard.backends import known, load
+
+    async def look(name: str) -> Check:
+        try:
+            health = await asyncio.wait_for(load(name).check(), BACKEND_CHECK_S)
+        except (TollboardError, ImportError, OSError) as wrong:
+            return _backend(name, False, str(wrong), "")
+        except TimeoutError:
+            return _backend(name, False, f"no answer within {count(int(BACKEND_CHECK_S), 'second')}", "")
+        return _backend(name, health.ok, health.detail, health.mend)
+
+    return await asyncio.gather(*(look(name) for name in known()))
+
+
+def _backend(name: str, ready: bool, detail: str, mend: str) -> Check:
+    # One does not need every backend, so one that is not ready breaks nothing.
+    return Check(f"backend {name}", "ok" if ready else "warning", detail, mend)

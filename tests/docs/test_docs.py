@@ -1,0 +1,73 @@
+"""The documentation is true: every kind, code and setting is described, and the Python in it runs."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tollboard import errors
+from tollboard.fleet import tail
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def _described(page: str, pattern: str) -> set[str]:
+    return set(re.findall(pattern, (ROOT / "docs" / "reference" / page).read_text()))
+
+
+def test_every_error_code_is_described() -> None:
+    described = _described("errors.md", r"`([a-z_]+)`")
+    assert set(errors.by_code()) - described == set()
+
+
+def test_every_error_class_is_in_the_drawn_tree() -> None:
+    drawn = set(re.findall(r"── (\w+)", errors.__doc__ or "")) | {"TollboardError"}
+    assert {cls.__name__ for cls in errors.by_code().values()} == drawn
+
+
+def test_every_kind_of_feed_item_is_described() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "src/tollboard/fleet").glob("*.py"))
+    written = set(re.findall(r"""yield "([a-z_.]+)", \{""", source)) | {tail.MISSED}
+    written |= set(re.findall(r"""_tail\.write\([^"]*"([a-z_.]+)",""", source))
+    assert (
+        written
+        - _described("feed.md", r"^\| `([a-z_.]+)` \|")
+        - _described("feed.md", r"\n\| `([a-z_.]+)` \|")
+        == set()
+    )
+
+
+def _snippets() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, match in enumerate(PYTHON.finditer(page.read_text()), start=1):
+            yield f"{page.relative_to(ROOT)}:{number}", match.group(1)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"), [pytest.param(*snippet, id=snippet[0]) for snippet in _snippets()]
+)
+async def test_python_in_the_documentation_runs(
+    place: str, code: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOLLBOARD_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    compiled = compile(code, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    names: dict[str, object] = {"__name__": "documentation"}
+    async with asyncio.timeout(60):
+        result = eval(compiled, names)
+        if result is not None:
+            await result
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -68,6 +68,8 @@ class SessionRecord:
     effective: Mapping[str, str] = field(default_factory=dict)
     turns: int = 0
     """The seq of the newest history entry; entries are numbered from 1 without gaps."""
+    answered: bool = False
+    """Whether a turn of it ever completed: only then is there a conversation that must not begin anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,17 @@ _TURNS = (
     .where(requests.c.session_id == sessions.c.id)
     .scalar_subquery()
 )
-_SESSION = (*sessions.c, _TURNS.label("turns"))
+_answers = requests.alias("answers")
+_ANSWERED = (
+    select(literal_column("1"))
+    .where(
+        _answers.c.session_id == sessions.c.id,
+        _answers.c.seq.is_not(None),
+        _answers.c.status == literal_column("'ok'"),
+    )
+    .exists()
+)
+_SESSION = (*sessions.c, _TURNS.label("turns"), _ANSWERED.label("answered"))
 
 CREATE_SESSION = Query(insert(sessions).values(_given(*sessions.c.keys())))
 """Add a session."""

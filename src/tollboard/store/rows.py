@@ -59,11 +59,12 @@ def session_record(row: Row) -> SessionRecord:
         provider,
         effective,
         turns,
+        answered,
     ) = row
     return SessionRecord(
         id=id_, name=name, path=path, backend=backend, options=json.loads(options), life=Life(life),
         halted=bool(halted), created_at=created, stopped_at=stopped, problem=problem, provider_session_id=provider,
-        effective=json.loads(effective), turns=turns,
+        effective=json.loads(effective), turns=turns, answered=bool(answered),
     )  # fmt: skip
 
 

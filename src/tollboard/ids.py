@@ -12,11 +12,15 @@ from tollboard.errors import InvalidName
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _RAND_BITS = 62
+_VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
 _COUNTER_MAX = 0xFFF
 
 _random = random.Random(os.urandom(32))
+_getrandbits = _random.getrandbits
 _last_ms = 0
 _counter = 0
+_prefix = ""
+"""The first half of a ref, the same for every ref of one millisecond."""
 
 
 def _reseed() -> None:
@@ -32,20 +36,24 @@ def new_ref() -> str:
 
     The 12 bits after the millisecond are a counter (RFC 9562, method 1), the last 62 are random.
     """
-    global _last_ms, _counter
+    global _counter
     ms = time.time_ns() // 1_000_000
+    _counter += 1
     if ms > _last_ms:
-        _last_ms = ms
-        _counter = 0
-    else:
-        # The clock stood still or went back: count on, and borrow the next millisecond when full.
-        _counter += 1
-        if _counter > _COUNTER_MAX:
-            _last_ms += 1
-            _counter = 0
-        ms = _last_ms
-    h = f"{(ms << 80) | (0x7 << 76) | (_counter << 64) | (0x2 << 62) | _random.getrandbits(_RAND_BITS):032x}"
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+        _begin(ms)
+    elif _counter > _COUNTER_MAX:
+        # The clock stood still or went back for so long that the counter is full: borrow the next millisecond.
+        _begin(_last_ms + 1)
+    digits = hex(_VERSION_AND_VARIANT | _counter << 64 | _getrandbits(_RAND_BITS))  # with 0x in front
+    return f"{_prefix}{digits[2:6]}-{digits[6:10]}-{digits[10:]}"
+
+
+def _begin(ms: int) -> None:
+    """Begin a millisecond: the counter starts anew."""
+    global _last_ms, _counter, _prefix
+    _last_ms = ms
+    _counter = 0
+    _prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-"
 
 
 def check_name(name: str) -> str:

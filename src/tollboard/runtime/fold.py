@@ -16,15 +16,15 @@ class EventLogOverflow(Exception):
 class Fold:
     """What a turn's stream has come to so far."""
 
-    __slots__ = ("_bytes_kept", "_bytes_seen", "_events", "_messages", "_name", "_options", "_pieces", "_seen",
+    __slots__ = ("_bytes_kept", "_bytes_left_out", "_events", "_left_out", "_messages", "_name", "_options", "_pieces",
                  "_text_kept", "_usage")  # fmt: skip
 
     def __init__(self, options: AgentOptions) -> None:
         self._options = options
         self._events: list[Event] = []
-        self._seen = 0
-        self._bytes_seen = 0
         self._bytes_kept = 0
+        self._left_out = 0
+        self._bytes_left_out = 0
         self._usage: Usage | None = None
         self._messages: list[str] | None = None
         self._name = ""
@@ -37,20 +37,26 @@ class Fold:
         if kind not in EVENT_TYPES:
             raise TypeError(f"a backend may only yield events, not {kind.__name__}")
         size = event.size()
-        self._seen += 1
-        self._bytes_seen += size
+        kept = self._bytes_kept + size
+        events = self._events
         options = self._options
-        if len(self._events) < options.max_events and self._bytes_kept + size <= options.max_event_bytes:
-            self._events.append(event)
-            self._bytes_kept += size
-        elif options.event_log is EventLog.LOSSLESS and kind not in TERMINAL:
-            raise EventLogOverflow(
-                f"the turn's event log holds at most {options.max_events:,} events and {options.max_event_bytes:,} bytes"
-            )
+        if kept <= options.max_event_bytes and len(events) < options.max_events:
+            events.append(event)
+            self._bytes_kept = kept
+        else:
+            self._leave_out(kind, size)
         if isinstance(event, TextEvent):
             self._text(event, size)
         elif isinstance(event, UsageEvent):
             self._usage = event.usage
+
+    def _leave_out(self, kind: type[Event], size: int) -> None:
+        options = self._options
+        if options.event_log is EventLog.LOSSLESS and kind not in TERMINAL:
+            limits = f"{options.max_events:,} events and {options.max_event_bytes:,} bytes"
+            raise EventLogOverflow(f"the turn's event log holds at most {limits}")
+        self._left_out += 1
+        self._bytes_left_out += size
 
     def _text(self, event: TextEvent, size: int) -> None:
         if event.message != self._name:
@@ -61,14 +67,16 @@ class Fold:
                 self._pieces = []
             self._name = event.message
         # A million lines of output fold into a bounded text; the result event, if it has text, is taken whole.
-        if self._text_kept + size <= self._options.max_event_bytes:
+        kept = self._text_kept + size
+        if kept <= self._options.max_event_bytes:
             self._pieces.append(event.text)
-            self._text_kept += size
+            self._text_kept = kept
 
     def response(self, end: ResultEvent, duration_s: float, provider_session_id: str | None) -> Response:
         """Return the response that this stream, ended by `end`, comes to."""
         last = "".join(self._pieces)
         progress = tuple(self._messages) if self._messages is not None else ()
+        kept = len(self._events)
         text = end.text
         if text is None:
             text = last if not progress else "".join((*progress, last))
@@ -80,5 +88,5 @@ class Fold:
             end.usage or self._usage,
             duration_s,
             provider_session_id,
-            Coverage(self._seen, len(self._events), self._bytes_seen, self._bytes_kept),
+            Coverage(kept + self._left_out, kept, self._bytes_kept + self._bytes_left_out, self._bytes_kept),
         )

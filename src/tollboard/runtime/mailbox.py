@@ -29,14 +29,15 @@ class Mailbox:
     def __iter__(self) -> Iterator[Request]:
         return iter(self.items)
 
-    def put(self, request: Request, *, max_items: int, max_bytes: int) -> None:
+    def put(self, request: Request, max_items: int, max_bytes: int) -> None:
         """Append a request; raise Overloaded, with nothing changed, when a bound would be passed."""
-        if len(self.items) >= max_items:
-            raise Overloaded("mailbox", limit=max_items, size=len(self.items) + 1, unit="prompts")
-        if self.bytes + request.size > max_bytes:
-            raise Overloaded("mailbox", limit=max_bytes, size=self.bytes + request.size, unit="bytes")
-        self.items.append(request)
-        self.bytes += request.size
+        items, size = self.items, self.bytes + request.size
+        if len(items) >= max_items:
+            raise Overloaded("mailbox", limit=max_items, size=len(items) + 1, unit="prompts")
+        if size > max_bytes:
+            raise Overloaded("mailbox", limit=max_bytes, size=size, unit="bytes")
+        items.append(request)
+        self.bytes = size
 
     def take(self) -> Request:
         """Remove and return the oldest request."""

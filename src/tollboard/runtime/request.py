@@ -22,11 +22,18 @@ class Origin(StrEnum):
     """`handle_event` returned `Prompt`."""
 
 
+# On the hot path the members are reached by these names: looking one up on its class costs as much as a call.
+ASK, TELL, CHAIN, EVENT = Origin
+
+
 class OnHalt(StrEnum):
     """What becomes of a queued request when its agent is halted."""
 
     WAIT = "wait"
     FAIL = "fail"
+
+
+WAIT, FAIL = OnHalt
 
 
 class Request:
@@ -41,8 +48,8 @@ class Request:
     )  # fmt: skip
 
     def __init__(
-        self, ref: str, prompt: str, origin: Origin, accepted_at: float, *,
-        on_halt: OnHalt = OnHalt.WAIT, future: Future[Outcome] | None = None, on_complete: OnComplete | None = None,
+        self, ref: str, prompt: str, origin: Origin, accepted_at: float, on_halt: OnHalt = WAIT,
+        on_complete: OnComplete | None = None, future: Future[Outcome] | None = None,
     ) -> None:  # fmt: skip
         self.ref = ref
         self.prompt = prompt

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tollboard.runtime.event import Event, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """What the event log of a turn kept. `complete` is true when nothing was left out."""
 
     events_seen: int

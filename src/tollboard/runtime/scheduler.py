@@ -8,7 +8,7 @@ a model are not runnable and do not count.
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future, get_running_loop
+from asyncio import AbstractEventLoop, Future, get_running_loop, sleep
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -54,19 +54,20 @@ class Scheduler:
 
     async def slot(self) -> None:
         """Let others run, then wait for a slot. Called by a busy period between turns."""
-        loop = self._loop or get_running_loop()
-        waiter: Future[None] = loop.create_future()
-        counted = self._runnable < self._cap
-        if counted:
+        if self._runnable < self._cap:
             self._runnable += 1
-            loop.call_soon(_wake, waiter)
-        else:
-            self._waiting.append(waiter)
+            try:
+                await sleep(0)
+            finally:
+                self.running()
+            return
+        waiter: Future[None] = (self._loop or get_running_loop()).create_future()
+        self._waiting.append(waiter)
         try:
             await waiter
         finally:
             # A waiter cancelled while it stood in line never held a slot; in every other case the slot goes on.
-            if counted or not waiter.cancelled():
+            if not waiter.cancelled():
                 self.running()
 
     def _launch(self, machine: Machine) -> None:
@@ -74,8 +75,3 @@ class Scheduler:
         if loop is None:
             loop = self._loop = get_running_loop()
         machine.task = loop.create_task(turn.busy_period(machine))
-
-
-def _wake(waiter: Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

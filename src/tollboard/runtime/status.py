@@ -18,6 +18,10 @@ class Phase(Enum):
     DEAD = "dead"
 
 
+# On the hot path the members are reached by these names: looking one up on its class costs as much as a call.
+IDLE, PROCESSING, STOPPING, DEAD = Phase
+
+
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
     """An agent as it stands. `agent` is the GenAgent instance, whose attributes are its state; `None` when dead."""

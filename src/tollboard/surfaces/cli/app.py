@@ -113,20 +113,27 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from tollboard.surfaces.cli.daemon_cmds import own_version
+
+        typer.echo(f"tollboard {own_version()}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     home: Home = None,
     json: Json = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
 ) -> None:
     """Take the options that may stand before the command as well."""
     context.obj = {"home": home, "json": json}
-    if version:
-        from tollboard.surfaces.cli.daemon_cmds import own_version
-
-        typer.echo(f"tollboard {own_version()}")
-    elif context.invoked_subcommand is None:
+    if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tollboard.fleet.board import Board
-    from tollboard.fleet.records import ApprovalRecord, Entry
+    from tollboard.fleet.records import ApprovalRecord, Entry, FeedItem
 
 SLOW_S = 0.8
 """How long a turn of the slow session takes: long enough to catch it in flight, short enough to watch."""
@@ -48,22 +48,25 @@ def demo(
     home = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp" if Path("/tmp").is_dir() else None))
     stage = Stage(home, quiet=cli.out.json)
     begun = time.monotonic()
+    remove = False
     try:
         with directory_of_its_own(home):
             try:
                 _play(stage)
             finally:
                 stage.close()
+        remove = not keep
         return _praise(cli, stage, time.monotonic() - begun)
     except DoesNotHold as wrong:
         return complain(cli.out, "demo_failed", f"this does not hold: {wrong}", f"look into {home}", FAILED)
     except KeyboardInterrupt:
+        remove = not keep
         return STOPPED_BY_USER
     finally:
-        if keep or sys.exc_info()[0] is not None:
-            cli.out.beside(f"the directory was kept: {home}")
-        else:
+        if remove:
             shutil.rmtree(home, ignore_errors=True)
+        else:
+            cli.out.beside(f"the directory is kept: {home}")
 
 
 def _praise(cli: Cli, stage: Stage, took_s: float) -> int:
@@ -240,9 +243,15 @@ def _prove(
         all([entry.seq for entry in turns] == list(range(1, len(turns) + 1)) for turns in after.values()),
         "every history is gapless from 1",
     )
-    every = [entry.ref for turns in after.values() for entry in turns]
-    once = all(entry.attempt == 1 for turns in after.values() for entry in turns)
-    stage.holds(len(every) == len(set(every)) and once, "nothing ran twice")
+    ended = Counter(entry.ref for turns in after.values() for entry in turns)
+    begun = Counter(item.ref for item in stage.ask(_starts))
+    stage.holds(
+        begun == ended and set(begun.values()) == {1}, "nothing ran twice: each began once, ended once"
+    )
+
+
+async def _starts(board: Board) -> Sequence[FeedItem]:
+    return (await board.events(kinds=("turn.started",))).items
 
 
 async def _history(board: Board, name: str) -> Sequence[Entry]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tollboard.errors import Crash
 from tollboard.runtime.agent import GenAgent, Halt, Next, Prompt
 from tollboard.runtime.request import OnComplete
+from tollboard.runtime.response import Response
 from tollboard.runtime.results import Outcome
 from tollboard.runtime.telemetry import CALLBACK_FAILED
 
@@ -101,6 +102,16 @@ def call(machine: Machine, hook: str, function: Callable[..., object], *args: ob
         raise
     except Exception as exc:
         return report(machine, Raised(hook, describe(exc)))
+
+
+def handle_response(machine: Machine, ref: str, response: Response) -> object:
+    """Call the callback that every turn calls; as `call`, without its detour."""
+    try:
+        return machine.agent.handle_response(ref, response)
+    except Crash:
+        raise
+    except Exception as exc:
+        return report(machine, Raised("handle_response", describe(exc)))
 
 
 async def finish(machine: Machine, hook: str, value: object) -> object:

@@ -40,9 +40,9 @@ from tollboard.runtime import callbacks, telemetry
 from tollboard.runtime.agent import GenAgent, Halt, Prompt
 from tollboard.runtime.ending import Endings
 from tollboard.runtime.mailbox import Mailbox, size_in_bytes
-from tollboard.runtime.request import OnHalt, Origin, Request
+from tollboard.runtime.request import ASK, CHAIN, EVENT, FAIL, TELL, Request
 from tollboard.runtime.results import Failed, Pending, PollResult, Reason
-from tollboard.runtime.status import AgentSnapshot, AgentStatus, Phase
+from tollboard.runtime.status import IDLE, PROCESSING, STOPPING, AgentSnapshot, AgentStatus, Phase
 
 if TYPE_CHECKING:
     from tollboard.clock import Clock, Timer
@@ -69,7 +69,7 @@ class Input(Enum):
     STOP = "stop"
 
 
-LIVE = (Phase.IDLE, Phase.PROCESSING)
+LIVE = (IDLE, PROCESSING)
 LEGAL: Mapping[Input, tuple[Phase, ...]] = {
     Input.PROMPT: LIVE,
     Input.NOTIFY: LIVE,
@@ -77,9 +77,9 @@ LEGAL: Mapping[Input, tuple[Phase, ...]] = {
     Input.CANCEL: LIVE,
     Input.HALT: LIVE,
     Input.RESUME: LIVE,
-    Input.RESET: (Phase.IDLE,),
-    Input.DRAIN: (Phase.IDLE, Phase.PROCESSING, Phase.STOPPING),
-    Input.STOP: (Phase.IDLE, Phase.PROCESSING, Phase.STOPPING),
+    Input.RESET: (IDLE,),
+    Input.DRAIN: (IDLE, PROCESSING, STOPPING),
+    Input.STOP: (IDLE, PROCESSING, STOPPING),
 }
 """Which inputs are legal in which phase; everything else is refused with one error that names both."""
 
@@ -109,7 +109,7 @@ class Machine:
         self.provider_session_id: str | None = None
         self.options = options
         self.journal = journal
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.halted = False
         self.halt_announced = False
         self.draining = False
@@ -137,12 +137,12 @@ class Machine:
     def accept(self, request: Request) -> None:
         """Take a request: start its turn if the agent is free, else queue it. Raises before anything is changed."""
         phase = self.phase
-        if phase is not Phase.IDLE and phase is not Phase.PROCESSING:
+        if phase is not IDLE and phase is not PROCESSING:
             raise self.refusal(Input.PROMPT)
         if self.draining:
             self.rejected(Input.PROMPT, "draining")
             raise Draining(f"agent {self.name!r} is being drained and takes no new prompts")
-        if self.halted and request.on_halt is OnHalt.FAIL:
+        if self.halted and request.on_halt is FAIL:
             self.rejected(Input.PROMPT, "halted")
             raise SessionHalted(f"agent {self.name!r} is halted; resume it or let the prompt wait")
         if not request.prompt.isascii():
@@ -151,7 +151,7 @@ class Machine:
         if request.size > options.max_queued_bytes:
             self.rejected(Input.PROMPT, "overloaded")
             raise Overloaded("mailbox", limit=options.max_queued_bytes, size=request.size, unit="bytes")
-        if phase is Phase.IDLE and not self.halted and self.upnext is None and not self.mailbox:
+        if phase is IDLE and not self.halted and self.upnext is None and not self.mailbox:
             request.commit = self.journal.accepted(request)
             self.upnext = request
             self.work()
@@ -165,7 +165,7 @@ class Machine:
         if mailbox is None:
             mailbox = self.mailbox = Mailbox()
         try:
-            mailbox.put(request, max_items=options.max_queued, max_bytes=options.max_queued_bytes)
+            mailbox.put(request, options.max_queued, options.max_queued_bytes)
         except Overloaded:
             self.rejected(Input.PROMPT, "overloaded")
             raise
@@ -200,7 +200,7 @@ class Machine:
             self.upnext = None
             return request
         mailbox = self.mailbox
-        if not mailbox:
+        if mailbox is None or not mailbox.items:
             return None
         request = mailbox.take()
         if self.telemetry.handlers:
@@ -213,7 +213,7 @@ class Machine:
 
     def chain(self, prompt: Prompt) -> None:
         """Let a prompt of the agent's own run before the mailbox; it has its own slot (R30)."""
-        request = Request(self.runtime.new_ref(), prompt.text, Origin.CHAIN, self.clock.time())
+        request = Request(self.runtime.new_ref(), prompt.text, CHAIN, self.clock.time())
         request.size = size_in_bytes(prompt.text)
         if self.draining:
             self.rejected(Input.PROMPT, "draining")
@@ -273,7 +273,7 @@ class Machine:
         if future is not None:
             if not future.done():
                 future.set_result(outcome)
-        elif request.origin is Origin.TELL:
+        elif request.origin is TELL:
             endings = self.endings
             if endings is None:
                 endings = self.endings = Endings(self)
@@ -288,7 +288,7 @@ class Machine:
         if endings is not None and (outcome := endings.results.get(ref)) is not None:
             return outcome
         request = self.pending(ref)
-        if request is None or request.origin is Origin.ASK:
+        if request is None or request.origin is ASK:
             return None
         position = self.mailbox.position(ref) if self.mailbox is not None else None
         return Pending(position or 0)
@@ -319,7 +319,7 @@ class Machine:
         self.require(Input.HALT)
         if not self.freeze():
             return False
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self.announce_halt()
         return True
 
@@ -331,7 +331,7 @@ class Machine:
         self.halt_announced = False
         self.journal.halted(True)
         if self.mailbox:
-            doomed = [request for request in self.mailbox if request.on_halt is OnHalt.FAIL]
+            doomed = [request for request in self.mailbox if request.on_halt is FAIL]
             for request in doomed:
                 # E04: before anything else is queued, so that doomed prompts hold no capacity.
                 self.mailbox.remove(request.ref)
@@ -357,7 +357,7 @@ class Machine:
         self.journal.halted(False)
         queued = len(self.mailbox) if self.mailbox is not None else 0
         self.telemetry.execute(telemetry.RESUMED, {"queued": queued}, {"agent": self.name})
-        if self.phase is Phase.IDLE and (self.upnext is not None or self.mailbox):
+        if self.phase is IDLE and (self.upnext is not None or self.mailbox):
             self.work()
         return True
 
@@ -366,11 +366,7 @@ class Machine:
         self.require(Input.NOTIFY)
         if not self.hooks.handle_event:
             return
-        if (
-            self.phase is Phase.IDLE
-            and not self.hooks.handle_event_waits
-            and callbacks.current.get() is not self
-        ):
+        if self.phase is IDLE and not self.hooks.handle_event_waits and callbacks.current.get() is not self:
             token = callbacks.current.set(self)
             try:
                 value = callbacks.call(self, "handle_event", self.agent.handle_event, event)
@@ -396,14 +392,14 @@ class Machine:
             )
         kept.append((event, size))
         self.notification_bytes += size
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self.work()
 
     def apply_event(self, value: object) -> None:
         """Apply what `handle_event` returned: a prompt goes to the back of the mailbox, a halt freezes (R28)."""
         match callbacks.as_next(self, "handle_event", value):
             case Prompt(text):
-                request = Request(self.runtime.new_ref(), text, Origin.EVENT, self.clock.time())
+                request = Request(self.runtime.new_ref(), text, EVENT, self.clock.time())
                 try:
                     self.accept(request)
                 except (Overloaded, Draining) as exc:
@@ -411,21 +407,21 @@ class Machine:
                         self, callbacks.Raised("handle_event", f"returned a prompt, refused: {exc.code}")
                     )
             case Halt():
-                if self.freeze() and self.phase is Phase.IDLE:
+                if self.freeze() and self.phase is IDLE:
                     self.announce_halt()
 
     # -- life ----------------------------------------------------------------------------------
 
     def work(self) -> None:
         """Begin a busy period."""
-        self.phase = Phase.PROCESSING
+        self.phase = PROCESSING
         if self.telemetry.handlers:
             self._state_changed("idle", "processing")
         self.runtime.scheduler.start(self)
 
     def rest(self) -> None:
         """Leave the busy period: nothing is left that may run."""
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.task = None
         self.turn = None
         if not self.mailbox:
@@ -436,10 +432,10 @@ class Machine:
     def stop(self) -> None:
         """Refuse everything from now on and end the turn in flight. The runtime does the rest."""
         self.require(Input.STOP)
-        if self.phase is Phase.STOPPING:
+        if self.phase is STOPPING:
             return
-        idle = self.phase is Phase.IDLE
-        self.phase = Phase.STOPPING
+        idle = self.phase is IDLE
+        self.phase = STOPPING
         if idle:
             return
         if self.rested is None or self.rested.done():
@@ -453,7 +449,7 @@ class Machine:
         """Refuse new work and return everything that was queued, to be failed; the turn in flight goes on."""
         self.require(Input.DRAIN)
         self.draining = True
-        if self.phase is Phase.PROCESSING and (self.rested is None or self.rested.done()):
+        if self.phase is PROCESSING and (self.rested is None or self.rested.done()):
             self.rested = asyncio.get_running_loop().create_future()
         return self.take_all()
 
@@ -516,7 +512,7 @@ class Machine:
         """Return the ref of the turn in flight, or of the one that is about to begin."""
         if self.turn is not None:
             return self.turn.ref
-        if self.upnext is not None and self.phase is Phase.PROCESSING and not self.halted:
+        if self.upnext is not None and self.phase is PROCESSING and not self.halted:
             return self.upnext.ref
         return None
 

@@ -37,7 +37,7 @@ from tollboard.runtime.journal import Journal, NullJournal
 from tollboard.runtime.machine import Input, Machine
 from tollboard.runtime.options import Restart, split_options
 from tollboard.runtime.registry import Registry
-from tollboard.runtime.request import OnComplete, OnHalt, Origin, Request
+from tollboard.runtime.request import ASK, TELL, WAIT, OnComplete, OnHalt, Request
 from tollboard.runtime.response import Response
 from tollboard.runtime.results import Completed, Failed, Outcome, Pending, PollResult, Reason
 from tollboard.runtime.scheduler import DEFAULT_CAP, Scheduler
@@ -130,7 +130,7 @@ class Runtime:
         machine.halted = machine.halt_announced = halted
         machine.restore(list(backlog))
         for request in backlog:
-            if request.origin is Origin.TELL:
+            if request.origin is TELL:
                 self.refs[request.ref] = machine
         if self.telemetry.handlers:
             self.telemetry.execute(telemetry.AGENT_STARTED, {}, {"agent": name})
@@ -213,7 +213,7 @@ class Runtime:
         if caller is not None:
             self._refuse_cycle(caller, machine)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        request = Request(self.new_ref(), prompt, Origin.ASK, self.clock.time(), future=future)
+        request = Request(self.new_ref(), prompt, ASK, self.clock.time(), future=future)
         machine.accept(request)
         if caller is None and timeout_s is None:
             try:
@@ -267,7 +267,7 @@ class Runtime:
                 todo.extend(machine.asking or ())
 
     def tell(
-        self, name: str, prompt: str, *, on_halt: OnHalt | Literal["wait", "fail"] = OnHalt.WAIT,
+        self, name: str, prompt: str, *, on_halt: OnHalt | Literal["wait", "fail"] = WAIT,
         on_complete: OnComplete | None = None, ref: str | None = None,
     ) -> str:  # fmt: skip
         """Accept a prompt and return its ref at once (R05).
@@ -275,24 +275,17 @@ class Runtime:
         Raises before acceptance: AgentNotFound, Overloaded, Draining, SessionHalted (with `on_halt="fail"`, R43).
         `on_complete(ref, outcome)` is called exactly once, after decision and `post_turn` (R50).
         """
-        machine = self.registry.find(name) or self.registry.get(name)
+        machine = self.registry.get(name)
         return self.accept(machine, prompt, on_halt, on_complete, ref).ref
 
     def accept(
-        self, machine: Machine, prompt: str, on_halt: OnHalt | str = OnHalt.WAIT,
+        self, machine: Machine, prompt: str, on_halt: OnHalt | str = WAIT,
         on_complete: OnComplete | None = None, ref: str | None = None,
     ) -> Request:  # fmt: skip
         """Like `tell`, for callers that hold the handle and need the request (its `commit`)."""
         if on_halt.__class__ is not OnHalt:
             on_halt = OnHalt(on_halt)
-        request = Request(
-            ref or self.new_ref(),
-            prompt,
-            Origin.TELL,
-            self.clock.time(),
-            on_halt=on_halt,
-            on_complete=on_complete,
-        )
+        request = Request(ref or self.new_ref(), prompt, TELL, self.clock.time(), on_halt, on_complete)
         machine.accept(request)
         self.refs[request.ref] = machine
         return request

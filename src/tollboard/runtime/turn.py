@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,9 @@ from tollboard.runtime.approvals import ask_person, expire_all
 from tollboard.runtime.callbacks import Raised
 from tollboard.runtime.event import ErrorEvent, Event, ResultEvent
 from tollboard.runtime.fold import EventLogOverflow, Fold
-from tollboard.runtime.request import Origin, Request
+from tollboard.runtime.request import ASK, TELL, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
-from tollboard.runtime.status import Phase
+from tollboard.runtime.status import PROCESSING, STOPPING
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -50,6 +50,17 @@ class Stage(IntEnum):
     OVER = 4
 
 
+PRE_TURN, COMMIT, STREAM, DECIDE, OVER = Stage
+
+
+class NotRun(Exception):
+    """The attempt has its outcome before the backend saw the prompt."""
+
+    def __init__(self, outcome: Failed) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
 class Turn:
     """One attempt at a request: what the backend sees of it, and what can end it."""
 
@@ -63,7 +74,7 @@ class Turn:
         self.request = request
         self.ref = request.ref
         self.attempt = request.attempt
-        self.stage = Stage.PRE_TURN
+        self.stage = PRE_TURN
         self.began = now
         self.seen = 0
         self.ending: Failed | None = None
@@ -100,12 +111,12 @@ class Turn:
     @property
     def over(self) -> bool:
         """Whether the backend has nothing more to say in this turn."""
-        return self.stage >= Stage.DECIDE or self.ending is not None
+        return self.stage >= DECIDE or self.ending is not None
 
     def end(self, outcome: Failed) -> bool:
         """End the turn with this outcome unless its outcome is known already; return whether it did."""
-        if self.stage >= Stage.DECIDE:
-            if self.stage is Stage.DECIDE and self.ending is None and self.machine.hooks.handle_error:
+        if self.stage >= DECIDE:
+            if self.stage is DECIDE and self.ending is None and self.machine.hooks.handle_error:
                 self.no_retry = True
             return False
         if self.ending is None:
@@ -115,14 +126,14 @@ class Turn:
 
     def stop(self) -> None:
         """End the turn because its agent stops: also out of a callback that is still deciding."""
-        if self.stage < Stage.DECIDE:
+        if self.stage < DECIDE:
             self.end(Failed(Reason.STOPPED))
-        elif self.stage is Stage.DECIDE:
+        elif self.stage is DECIDE:
             self._cancel()
 
     def _cancel(self) -> None:
         task = self.machine.task
-        if task is None or self.stage is Stage.COMMIT:
+        if task is None or self.stage is COMMIT:
             return  # not interruptible there: it looks at `ending` when the commit is done
         if task is asyncio.current_task():
             asyncio.get_running_loop().call_soon(self._cancel_later, self.stage)
@@ -147,7 +158,7 @@ class Turn:
 
     def restart_deadline(self) -> None:
         """Give an awaitable callback a watchdog of its own."""
-        if self.stage >= Stage.DECIDE:
+        if self.stage >= DECIDE:
             self._deadline = self.machine.clock.monotonic() + self.machine.options.watchdog_s
             self.machine.watch(self.machine.options.watchdog_s)
 
@@ -158,7 +169,7 @@ class Turn:
         now = self.machine.clock.monotonic()
         options = self.machine.options
         due, why = self._deadline, f"the turn ran longer than {options.watchdog_s:g} s"
-        if options.silence_s is not None and self.stage is Stage.STREAM:
+        if options.silence_s is not None and self.stage is STREAM:
             silent_until = self._last_event + options.silence_s
             if silent_until < due:
                 due, why = silent_until, f"no event for {options.silence_s:g} s"
@@ -167,9 +178,9 @@ class Turn:
             if options.silence_s is not None:
                 delay = min(delay, options.silence_s)
             self.machine.watch(delay)
-        elif self.stage < Stage.DECIDE:
+        elif self.stage < DECIDE:
             self.end(Failed(Reason.TIMEOUT, why))
-        elif self.stage is Stage.DECIDE:
+        elif self.stage is DECIDE:
             self.callback_expired = True
             self._cancel()
 
@@ -202,9 +213,9 @@ async def busy_period(machine: Machine) -> None:
     callbacks.current.set(machine)
     turns = 0
     try:
-        if machine.pre_run_due and machine.phase is Phase.PROCESSING and not await _pre_run(machine):
+        if machine.pre_run_due and machine.phase is PROCESSING and not await _pre_run(machine):
             return
-        while machine.phase is Phase.PROCESSING:
+        while machine.phase is PROCESSING:
             if machine.notifications:
                 await _drain_notifications(machine)
             request = machine.take()
@@ -219,10 +230,10 @@ async def busy_period(machine: Machine) -> None:
                 continue
             await take_turn(machine, request)
             turns += 1
-            if turns % TURNS_PER_SLOT == 0 and machine.phase is Phase.PROCESSING:
+            if turns % TURNS_PER_SLOT == 0 and machine.phase is PROCESSING:
                 await scheduler.slot()
     except CancelledError:
-        if machine.phase is not Phase.STOPPING:
+        if machine.phase is not STOPPING:
             machine.runtime.crashed(machine, "cancelled from outside")
         raise
     except Exception as exc:
@@ -245,44 +256,52 @@ async def take_turn(machine: Machine, request: Request) -> None:
             silence_s = options.silence_s
             machine.watch(options.watchdog_s if silence_s is None else min(options.watchdog_s, silence_s))
         outcome = await _outcome_of(machine, turn, prompt)
-        turn.stage = Stage.DECIDE
+        turn.stage = DECIDE
         if machine.approvals:
             expire_all(machine, "the turn ended before anyone decided")
         following: Next = None
-        if machine.phase is Phase.PROCESSING:
-            outcome, following = await _decide(machine, turn, outcome)
-        if machine.phase is not Phase.PROCESSING:
+        if machine.phase is PROCESSING:
+            answer = _ask_agent(machine, turn, outcome)
+            if answer is not None:
+                outcome, following = await _decide(machine, outcome, answer)
+        if machine.phase is not PROCESSING:
             outcome, following = Failed(Reason.STOPPED), None
-        if not _is_retry(turn, outcome, following):
+        if following is None or not _is_retry(turn, outcome, following):
             break
         _emit_end(machine, turn, outcome, retried=True)
         prompt = following.text  # type: ignore[union-attr] # _is_retry says so
         await machine.runtime.scheduler.slot()
-        if machine.phase is not Phase.PROCESSING:
+        if machine.phase is not PROCESSING:
             outcome, following = Failed(Reason.STOPPED), None
             break
-    if machine.hooks.post_turn and machine.phase is Phase.PROCESSING:
+    if machine.hooks.post_turn and machine.phase is PROCESSING:
         value = callbacks.call(machine, "post_turn", machine.agent.post_turn, outcome, request.ref)
         if value is not None:
             await _finish_unless_stopped(machine, "post_turn", value)
-    turn.stage = Stage.OVER
-    match following:
-        case Prompt():
-            machine.chain(following)
-        case Halt():
-            machine.freeze()
+    turn.stage = OVER
+    if following is not None:
+        _follow(machine, following)
     commit = machine.journal.finished(request, outcome, machine.clock.monotonic() - now)
     if commit is not None:
         outcome = await _committed(commit, outcome)
     machine.turn = None
     machine.resolve(request, outcome)
-    _emit_end(machine, turn, outcome, retried=False)
+    if machine.telemetry.handlers:
+        _emit_end(machine, turn, outcome, retried=False)
 
 
-async def _committed(commit: object, outcome: Outcome) -> Outcome:
+def _follow(machine: Machine, following: Next) -> None:
+    match following:
+        case Prompt():
+            machine.chain(following)
+        case Halt():
+            machine.freeze()
+
+
+async def _committed(commit: Awaitable[None], outcome: Outcome) -> Outcome:
     """Wait for the journal; a result that could not be kept is not shown as one."""
     try:
-        await commit  # type: ignore[misc] # a Commit
+        await commit
     except StoreError as exc:
         return Failed(Reason.STORE_FAILED, str(exc))
     return outcome
@@ -295,17 +314,32 @@ def _is_retry(turn: Turn, outcome: Outcome, following: Next) -> bool:
         and isinstance(outcome, Failed)
         and outcome.reason is not Reason.INTERRUPTED
         and not turn.no_retry
-        and turn.request.origin in (Origin.ASK, Origin.TELL)
+        and turn.request.origin in (ASK, TELL)
     )
 
 
 # -- the steps ---------------------------------------------------------------------------------
 
 
-async def _outcome_of(machine: Machine, turn: Turn, prompt: str) -> Outcome:
+async def _outcome_of(machine: Machine, turn: Turn, original: str) -> Outcome:
     """Run the attempt; whatever happens becomes an outcome, only `Crash` and a cancel from outside go through."""
     try:
-        outcome = await _attempt(machine, turn, prompt)
+        prompt = original
+        if machine.hooks.pre_turn:
+            prompt = await _pre_turn(machine, turn, original)
+        turn.stage = COMMIT
+        turn.request.started_at = machine.clock.time()
+        commit = machine.journal.started(turn.request)
+        if commit is not None:
+            await _started(commit)
+        if turn.ending is not None:
+            raise NotRun(turn.ending)
+        if machine.telemetry.handlers:
+            _emit_start(machine, turn, prompt, original)
+        turn.stage = STREAM
+        outcome = await _stream(machine, turn, prompt)
+    except NotRun as exc:
+        outcome = exc.outcome
     except CancelledError:
         if turn.ending is None:
             raise
@@ -318,35 +352,27 @@ async def _outcome_of(machine: Machine, turn: Turn, prompt: str) -> Outcome:
         outcome = Failed(Reason.STREAM_CRASHED, f"{type(exc).__name__}: {exc}")
     if turn.ending is not None:
         outcome = turn.ending
-    turn.absorb_cancel()
+        turn.absorb_cancel()
     return outcome
 
 
-async def _attempt(machine: Machine, turn: Turn, original: str) -> Outcome:
-    request = turn.request
-    prompt = original
-    if machine.hooks.pre_turn:
-        answer = callbacks.call(machine, "pre_turn", machine.agent.pre_turn, prompt)
-        if not isinstance(answer, str):
-            answer = await callbacks.finish(machine, "pre_turn", answer)
-            refused = _refused(machine, turn, answer)
-            if refused is not None:
-                return refused
-        prompt = str(answer)
-    turn.stage = Stage.COMMIT
-    request.started_at = machine.clock.time()
-    commit = machine.journal.started(request)
-    if commit is not None:
-        try:
-            await commit
-        except StoreError as exc:
-            return Failed(Reason.STORE_FAILED, str(exc))
-    if turn.ending is not None:
-        return turn.ending
-    if machine.telemetry.handlers:
-        _emit_start(machine, turn, prompt, original)
-    turn.stage = Stage.STREAM
-    return await _stream(machine, turn, prompt)
+async def _pre_turn(machine: Machine, turn: Turn, original: str) -> str:
+    """Return the prompt as `pre_turn` wants it. Raises NotRun when it refused."""
+    answer = callbacks.call(machine, "pre_turn", machine.agent.pre_turn, original)
+    if not isinstance(answer, str):
+        answer = await callbacks.finish(machine, "pre_turn", answer)
+        refused = _refused(machine, turn, answer)
+        if refused is not None:
+            raise NotRun(refused)
+    return str(answer)
+
+
+async def _started(commit: Awaitable[None]) -> None:
+    """Wait until the start is durable: nothing may run that is not remembered. Raises NotRun."""
+    try:
+        await commit
+    except StoreError as exc:
+        raise NotRun(Failed(Reason.STORE_FAILED, str(exc))) from exc
 
 
 async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
@@ -356,6 +382,7 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
     on_event = machine.agent.handle_stream_event if machine.hooks.handle_stream_event else None
     watched = options.silence_s is not None
     pressure = machine.runtime.pressure
+    handlers = machine.telemetry.handlers
     terminal: Event | None = None
     stream = machine.backend.prompt(machine.session, prompt, turn)
     try:
@@ -368,7 +395,7 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
             if machine.subscriptions is not None:
                 for subscription in machine.subscriptions:
                     subscription.event(turn.ref, turn.attempt, event)
-            if machine.telemetry.handlers:
+            if handlers:
                 machine.telemetry.execute(
                     telemetry.EVENT_RECEIVED, {}, {"agent": machine.name, "ref": turn.ref, "event": event}
                 )
@@ -386,16 +413,14 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
     finally:
         # E07, R33: never left to the garbage collector, and closing it ends what the turn started.
         await stream.aclose()
-    match terminal:
-        case ResultEvent():
-            if terminal.session is not None:
-                machine.session = terminal.session
-            took = machine.clock.monotonic() - turn.began
-            return Completed(fold.response(terminal, took, machine.provider_session_id))
-        case ErrorEvent(message=message):
-            return Failed(Reason.BACKEND_ERROR, message)
-        case _:
-            return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
+    if isinstance(terminal, ResultEvent):
+        if terminal.session is not None:
+            machine.session = terminal.session
+        took = machine.clock.monotonic() - turn.began
+        return Completed(fold.response(terminal, took, machine.provider_session_id))
+    if isinstance(terminal, ErrorEvent):
+        return Failed(Reason.BACKEND_ERROR, terminal.message)
+    return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
 
 
 def _refused(machine: Machine, turn: Turn, answer: object) -> Failed | None:
@@ -424,29 +449,25 @@ def _refused(machine: Machine, turn: Turn, answer: object) -> Failed | None:
     return outcome
 
 
-async def _decide(machine: Machine, turn: Turn, outcome: Outcome) -> tuple[Outcome, Next]:
-    """Let the agent decide what follows. A `handle_response` that raises fails the request (R27)."""
-    match outcome:
-        case Completed(response) if machine.hooks.handle_response:
-            hook, value = (
-                "handle_response",
-                callbacks.call(machine, "handle_response", machine.agent.handle_response, turn.ref, response),
-            )
-        case Failed(reason, detail) if machine.hooks.handle_error and reason not in NOT_DECIDED:
-            hook, value = (
-                "handle_error",
-                callbacks.call(machine, "handle_error", machine.agent.handle_error, turn.ref, reason, detail),
-            )
-        case _:
-            return outcome, None
-    if value is None:
-        return outcome, None
-    following = callbacks.as_next(machine, hook, await _finish_unless_stopped(machine, hook, value))
-    if isinstance(following, Raised):
-        if hook == "handle_response":
-            return Failed(Reason.CALLBACK_FAILED, str(following)), None
-        return outcome, None
-    return outcome, following
+def _ask_agent(machine: Machine, turn: Turn, outcome: Outcome) -> object:
+    """Call the callback that decides what follows; return its value, perhaps still to be awaited."""
+    if isinstance(outcome, Completed):
+        if machine.hooks.handle_response:
+            return callbacks.handle_response(machine, turn.ref, outcome.response)
+    elif machine.hooks.handle_error and outcome.reason not in NOT_DECIDED:
+        handle_error = machine.agent.handle_error
+        return callbacks.call(machine, "handle_error", handle_error, turn.ref, outcome.reason, outcome.detail)
+    return None
+
+
+async def _decide(machine: Machine, outcome: Outcome, answer: object) -> tuple[Outcome, Next]:
+    """Return what the agent decided. A `handle_response` that raises fails the request (R27)."""
+    completed = isinstance(outcome, Completed)
+    hook = "handle_response" if completed else "handle_error"
+    following = callbacks.as_next(machine, hook, await _finish_unless_stopped(machine, hook, answer))
+    if not isinstance(following, Raised):
+        return outcome, following
+    return (Failed(Reason.CALLBACK_FAILED, str(following)) if completed else outcome), None
 
 
 async def _finish_unless_stopped(machine: Machine, hook: str, value: object) -> object:
@@ -454,7 +475,7 @@ async def _finish_unless_stopped(machine: Machine, hook: str, value: object) -> 
     try:
         return await callbacks.finish(machine, hook, value)
     except CancelledError:
-        if machine.phase is not Phase.STOPPING or machine.turn is None:
+        if machine.phase is not STOPPING or machine.turn is None:
             raise
         machine.turn.absorb_cancel()
         return None
@@ -466,7 +487,7 @@ async def _finish_between(machine: Machine, hook: str, value: object) -> object:
     try:
         return await callbacks.finish(machine, hook, value)
     except CancelledError:
-        if machine.phase is not Phase.STOPPING or machine.task is None:
+        if machine.phase is not STOPPING or machine.task is None:
             raise
         machine.task.uncancel()
         return None
@@ -491,7 +512,7 @@ async def _drain_notifications(machine: Machine) -> None:
     for event, _size in kept:
         value = callbacks.call(machine, "handle_event", machine.agent.handle_event, event)
         machine.apply_event(await _finish_between(machine, "handle_event", value))
-        if machine.phase is not Phase.PROCESSING:
+        if machine.phase is not PROCESSING:
             return
 
 

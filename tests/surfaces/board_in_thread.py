@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import tollboard.backends as backends
 from tollboard.fleet.records import Caller
 from tollboard.fleet.switchboard import Switchboard
 from tollboard.store.store import Store
+from tollboard.surfaces.cli.daemon_cmds import own_version
 
 
 class BoardInThread:
@@ -23,7 +25,11 @@ class BoardInThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._store, self._board = self.do(self._open(directory))
+        try:
+            self._store, self._board = self.do(self._open(directory))
+        except BaseException:
+            self._end_thread()
+            raise
 
     async def _open(self, directory: Path) -> tuple[Store, Switchboard]:
         store = await Store.open(directory / "tollboard.db")
@@ -38,6 +44,13 @@ class BoardInThread:
         """Close the board and end the thread."""
         self.do(self._board.close(grace_s=0))
         self.do(self._store.close())
+        self._end_thread()
+
+    async def health(self) -> SimpleNamespace:
+        """Answer as a daemon does."""
+        return SimpleNamespace(pid=os.getpid(), version=own_version())
+
+    def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from gettext import gettext
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -62,6 +62,11 @@ class Group(TyperGroup):
         """Write the help, as `_finish` leaves it."""
         super().format_help(ctx, formatter)
         _finish(formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands first: they are what one looks for."""
+        self.format_commands(ctx, formatter)
+        TyperCommand.format_options(cast(TyperCommand, self), ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one list of commands for each section."""

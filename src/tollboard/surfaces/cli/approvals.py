@@ -141,7 +141,9 @@ def _object(text: str) -> dict[str, object]:
 def reject(
     cli: Cli,
     approval: Id,
-    message: Annotated[str, typer.Option("--message", "-m", help="Why; the agent reads it.")] = "",
+    message: Annotated[
+        str, typer.Option("--message", "-m", metavar="TEXT", help="Why; the agent reads it.")
+    ] = "",
 ) -> int:
     """Refuse a call.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from tollboard.errors import DaemonUnreachable, TollboardError
-from tollboard.surfaces.cli.connection import Places, open_board
+from tollboard.surfaces.cli import connection
+from tollboard.surfaces.cli.connection import Places
 from tollboard.surfaces.cli.text import count
 
 OLDEST_PYTHON = (3, 11)
@@ -156,7 +157,7 @@ def token(places: Places) -> Check | None:
 async def ask_daemon(home: Path | None) -> Daemon | TollboardError:
     """Return what a running daemon says, or why none answers. Never starts one."""
     try:
-        async with open_board(home, start=False) as board:
+        async with connection.open_board(home, start=False) as board:
             health = await board.health()
             infos = await asyncio.wait_for(board.backends(), BACKEND_CHECK_S)
     except TollboardError as wrong:

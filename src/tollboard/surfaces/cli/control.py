@@ -23,7 +23,7 @@ def interrupt(
     cli: Cli,
     name: Name,
     ref: Annotated[
-        str | None, typer.Option("--ref", help="Only if this request is the one in flight.")
+        str | None, typer.Option("--ref", metavar="REF", help="Only if this request is the one in flight.")
     ] = None,
 ) -> int:
     """End the turn in flight; the queue goes on.

@@ -27,7 +27,9 @@ Timeout = Annotated[
     float | None,
     typer.Option("--timeout", "-t", metavar="SECONDS", min=0, help="Wait at most so long (exit code 5)."),
 ]
-PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")]
+PromptFile = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")
+]
 PROMPT_HELP = "The prompt; `-` reads standard input."
 
 
@@ -41,7 +43,7 @@ def send(
         bool, typer.Option("--queue", "-q", help="If the session is busy or halted, wait in its mailbox.")
     ] = False,
     key: Annotated[
-        str | None, typer.Option("--key", help="An idempotency key: sent twice, it still runs once.")
+        str | None, typer.Option("--key", metavar="KEY", help="An idempotency key: sent twice, it still runs once.")
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Show the answer as it arrives. Ctrl-C stops waiting, not the turn.")

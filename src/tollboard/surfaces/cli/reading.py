@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from tollboard.fleet.board import Board
     from tollboard.fleet.records import Entry, FeedItem, Inbox, InboxSession, Transcript
 
-Reader = Annotated[str, typer.Option("--reader", "-r", help="Whose cursor; each reader has one of its own.")]
+Reader = Annotated[
+    str,
+    typer.Option("--reader", "-r", metavar="READER", help="Whose cursor; each reader has one of its own."),
+]
 
 _STATUS_STYLES = {"ok": "green", "failed": "red", "interrupted": "yellow"}
 
@@ -37,7 +40,7 @@ def inbox(
     wait: Annotated[
         float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait so long for something new.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200, help="Show at most so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=200, help="Show at most so many.")] = 100,
 ) -> int:  # fmt: skip
     """Show the finished turns you have not acknowledged.
 
@@ -116,7 +119,9 @@ def _print_acked(out: Output, part: InboxSession) -> None:
 def transcript(
     cli: Cli,
     name: Name,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show the last so many turns.")] = 10,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="Show the last so many turns.")
+    ] = 10,
     every: Annotated[bool, typer.Option("--all", "-a", help="Show all turns.")] = False,
 ) -> int:
     """Show the turns of a session, a stopped one too.
@@ -157,7 +162,7 @@ def tail(
     cli: Cli,
     name: AnyName = None,
     kind: Annotated[
-        list[str] | None, typer.Option("--kind", "-k", help="Only items of this kind. Repeatable.")
+        list[str] | None, typer.Option("--kind", "-k", metavar="KIND", help="Only items of this kind. Repeatable.")
     ] = None,
     after: Annotated[
         int | None, typer.Option("--after", metavar="SEQ", min=0, help="Begin after this number, 0 for all.")

@@ -30,9 +30,14 @@ def start(
         Path, typer.Option("--path", "-C", metavar="DIR", help="The working directory.")
     ] = Path(),
     backend: Annotated[
-        str, typer.Option("--backend", "-b", help="What answers.", autocompletion=complete_backend)
+        str,
+        typer.Option(
+            "--backend", "-b", metavar="BACKEND", help="What answers.", autocompletion=complete_backend
+        ),
     ] = "claude",
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The provider's model.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="The provider's model.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(

@@ -31,7 +31,9 @@ app.add_typer(group, rich_help_panel=READING)
 def get(
     cli: Cli,
     name: Name,
-    version: Annotated[int | None, typer.Option("--version", min=1, help="An earlier version.")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", metavar="N", min=1, help="An earlier version.")
+    ] = None,
 ) -> int:
     """Show the summary of a session.
 
@@ -58,7 +60,9 @@ def set_(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Markdown; `-` reads standard input.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the text from a file.")
+    ] = None,
 ) -> int:
     """Write a new version of the summary; earlier ones are kept.
 

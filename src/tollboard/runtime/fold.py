@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from tollboard.runtime.event import TERMINAL, Event, ResultEvent, TextEvent, Usage, UsageEvent
 from tollboard.runtime.options import AgentOptions, EventLog
 from tollboard.runtime.response import Coverage, Response
@@ -80,13 +83,23 @@ class Fold:
         text = end.text
         if text is None:
             text = last if not progress else "".join((*progress, last))
-        return Response(
-            text,
-            last or text,
-            progress,
-            tuple(self._events),
-            end.usage or self._usage,
-            duration_s,
-            provider_session_id,
-            Coverage(kept + self._left_out, kept, self._bytes_kept + self._bytes_left_out, self._bytes_kept),
+        draft: Any = _Draft()
+        draft.text = text
+        draft.final = last or text
+        draft.progress = progress
+        draft.events = tuple(self._events)
+        draft.usage = end.usage or self._usage
+        draft.duration_s = duration_s
+        draft.provider_session_id = provider_session_id
+        draft.coverage = Coverage(
+            kept + self._left_out, kept, self._bytes_kept + self._bytes_left_out, self._bytes_kept
         )
+        draft.__class__ = Response
+        response: Response = draft
+        return response
+
+
+class _Draft:
+    """A response that is being written: every turn makes one, and a frozen class pays a call for each of its fields."""
+
+    __slots__ = tuple(field.name for field in fields(Response))

@@ -4,7 +4,8 @@ app.py          how commands are registered; help in sections
 invocation.py   one run of a command: state directory, output, the way to the board
 connection.py   the seam to the daemon
 output.py text.py failures.py      tables, JSON, colour; safe text and times; exit codes and hints
-sessions.py prompts.py following.py reading.py summaries.py control.py approvals.py daemon_cmds.py
+sessions.py listing.py prompts.py following.py reading.py summaries.py control.py approvals.py
+    daemon_cmds.py
 doctor.py checks.py demo.py stage.py completion.py editor.py
 """
 

@@ -11,7 +11,7 @@ COMPLETION_LIMIT_S = 1.0
 
 def complete_session(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     """Return the sessions whose names begin so, with their state as the description."""
-    from tollboard.surfaces.cli.sessions import state_of
+    from tollboard.surfaces.cli.listing import state_of
 
     statuses = _ask(ctx, lambda board: board.list_sessions())
     return [(one.name, state_of(one).text) for one in statuses or () if one.name.startswith(incomplete)]

@@ -40,7 +40,9 @@ def inbox(
     wait: Annotated[
         float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait so long for something new.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=200, help="Show at most so many.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=200, help="Show at most so many.")
+    ] = 100,
 ) -> int:  # fmt: skip
     """Show the finished turns you have not acknowledged.
 

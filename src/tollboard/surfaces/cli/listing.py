@@ -1,0 +1,155 @@
+"""Commands that say how sessions stand: list, status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tollboard.surfaces.cli.app import SESSIONS, Name, command
+from tollboard.surfaces.cli.invocation import Cli
+from tollboard.surfaces.cli.output import Cell, Column, Output, plain
+
+if TYPE_CHECKING:
+    from tollboard.fleet.board import Board
+    from tollboard.fleet.records import SessionStatus
+
+
+@command(SESSIONS, name="list")
+def list_(
+    cli: Cli,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Show stopped sessions too.")] = False,
+) -> int:
+    """List the sessions and how each stands.
+
+    \b
+    Example:
+      tollboard list
+    """
+
+    async def read(board: Board) -> list[dict[str, object]]:
+        statuses = await board.list_sessions(all=every)
+        inbox = await board.inbox(limit=1)
+        unread = {part.session: part.unread for part in inbox.sessions}
+        # A stopped session may carry the name of a live one: only the live one's turns are in the inbox.
+        return [
+            {"status": s, "unread": unread.get(s.name, 0) if s.life != "stopped" else 0} for s in statuses
+        ]
+
+    found = cli.run(read)
+    if cli.out.json:
+        cli.out.document([_flat(row) for row in found])
+        return 0
+    _print_list(cli.out, found)
+    return 0
+
+
+def _flat(row: Mapping[str, object]) -> dict[str, object]:
+    status = plain(row["status"])
+    assert isinstance(status, dict)
+    return {**status, "unread": row["unread"]}
+
+
+COLUMNS = (
+    Column("NAME"),
+    Column("STATE"),
+    Column("QUEUED", right=True),
+    Column("TURNS", right=True),
+    Column("UNREAD", right=True),
+    Column("BACKEND"),
+    Column("MODEL", gives="right"),
+    Column("PATH", gives="left"),
+)
+
+
+def _print_list(out: Output, found: Sequence[Mapping[str, object]]) -> None:
+    if not found:
+        out.beside("no sessions yet; start one: tollboard start NAME --path DIRECTORY")
+        return
+    rows, alarms = [], []
+    for row in found:
+        status: SessionStatus = row["status"]  # type: ignore[assignment]
+        unread = int(str(row["unread"]))
+        rows.append(
+            (
+                Cell(status.name, "bold"),
+                state_of(status),
+                Cell(str(status.queued), "" if status.queued else "dim"),
+                str(status.turns),
+                Cell(str(unread), "cyan bold" if unread else "dim"),
+                status.backend,
+                model_of(status),
+                _short(status.path) if out.terminal else status.path,
+            )
+        )
+        alarms += [f"! {status.name}: {alarm}" for alarm in _alarms(status)]
+    out.table(COLUMNS, rows)
+    for alarm in alarms:
+        out.line(alarm, "yellow")
+
+
+def _alarms(status: SessionStatus) -> list[str]:
+    return list(dict.fromkeys([*status.alarms, *([status.problem] if status.problem else [])]))
+
+
+def _short(path: str) -> str:
+    home = str(Path.home())
+    return "~" + path[len(home) :] if home != "/" and (path + "/").startswith(home + "/") else path
+
+
+def state_of(status: SessionStatus) -> Cell:
+    """Return a session's state in a word or two: what a person must know first comes first."""
+    if status.life == "dead":
+        return Cell("dead", "red bold")
+    if status.life == "stopped":
+        return Cell("stopped", "dim")
+    if status.needs_decision:
+        return Cell("needs decision", "yellow bold")
+    if status.phase == "processing":
+        return Cell("halting" if status.halted else "working", "blue")
+    return Cell("halted", "magenta") if status.halted else Cell("idle", "green")
+
+
+def model_of(status: SessionStatus) -> str:
+    """Return the model that really runs, else the one asked for, `-` when nobody said."""
+    return status.effective.get("model") or status.asked.get("model") or "-"
+
+
+@command(SESSIONS)
+def status(cli: Cli, name: Name) -> int:
+    """Show how one session stands.
+
+    \b
+    Example:
+      tollboard status api
+    """
+    return cli.show(cli.run(lambda board: board.status(name)), _print_status)
+
+
+def _print_status(out: Output, status: SessionStatus) -> None:
+    state = state_of(status)
+    out.field("name", status.name, "bold")
+    out.field("state", state.text, state.style)
+    if status.in_flight:
+        out.field("in flight", status.in_flight)
+    out.field("queued", status.queued)
+    out.field("turns", status.turns)
+    out.field("backend", status.backend)
+    for key in sorted({*status.asked, *status.effective} - {"cwd"}):
+        asked, runs = status.asked.get(key), status.effective.get(key)
+        out.field(key.replace("_", " "), runs or f"{asked} (asked for; not yet reported)")
+    out.field("path", status.path)
+    out.field("id", status.id)
+    if status.provider_session_id:
+        out.field("conversation", status.provider_session_id)
+    out.field("started", f"{out.time(status.created_at)}")
+    if status.stopped_at is not None:
+        out.field("stopped", out.time(status.stopped_at))
+    for alarm in _alarms(status):
+        out.field("alarm", alarm, "yellow")
+    if status.needs_decision:
+        out.beside("a decision is waited for: tollboard approvals")
+    elif status.halted and status.life == "live":
+        out.beside(f"release it: tollboard resume {status.name}")

@@ -1,0 +1,156 @@
+"""The program as it is installed, with a real daemon: it starts by itself, Ctrl-C, closed pipes, a daemon that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+PROGRAM = [sys.executable, "-c", "import sys; from tollboard.surfaces.cli import main; sys.exit(main())"]
+
+pytestmark = pytest.mark.slow
+
+
+class Shell:
+    """Runs the program on one state directory."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "TOLLBOARD_HOME": str(home), "HOME": str(home)}
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **options.pop("env", {})}
+        return subprocess.run(
+            [*PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False, cwd=self.home,
+            env=environment, **options,
+        )  # fmt: skip
+
+    def does(self, *words: str) -> str:
+        run = self.run(*words)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def begins(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.home,
+            env=self.environment, **options,
+        )  # fmt: skip
+
+    def pid(self) -> int:
+        checks = json.loads(self.run("doctor", "--json").stdout)["checks"]
+        daemon = next(check for check in checks if check["name"] == "daemon")
+        return int(re.search(r"pid (\d+)", daemon["detail"])[1])  # type: ignore[index]
+
+
+@pytest.fixture
+def shell(home: Path) -> Iterator[Shell]:
+    made = Shell(home)
+    yield made
+    made.run("shutdown")
+
+
+def test_any_command_starts_the_daemon_and_shutdown_ends_it(shell: Shell, home: Path) -> None:
+    assert "not running" in shell.run("doctor").stdout
+    shell.does("start", "api", "--backend", "echo")
+    pid = shell.pid()
+    assert shell.run("send", "api", "hi", "--wait").stdout == "echo: hi\n"
+    assert shell.does("shutdown") == "the daemon has ended\n"
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert shell.does("shutdown") == "no daemon is running\n"
+    assert "api" in shell.does("list")
+
+
+def test_ctrl_c_stops_the_waiting_not_the_turn(shell: Shell) -> None:
+    shell.does("start", "slow", "--backend", "echo", "-o", "delay=2", "-o", "chunks=20")
+    with shell.begins("send", "slow", "one two three four five", "--wait") as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.read(2) == "ec"  # it streams: the first piece came long before the end
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert "the turn of slow goes on" in said
+    assert "Traceback" not in said
+    ref = re.search(r"tollboard wait (\S+)", said)
+    assert ref is not None
+    assert shell.run("wait", ref[1]).returncode == 0
+    assert shell.run("poll", "slow", ref[1]).stdout == "echo: one two three four five\n"
+
+
+def test_tail_prints_a_document_per_line_until_ctrl_c(shell: Shell) -> None:
+    shell.does("start", "api", "--backend", "echo")
+    with shell.begins("tail", "--after", "0", "--json") as tail:
+        assert tail.stdout is not None
+        shell.does("send", "api", "hi", "--wait")
+        kinds = []
+        for line in tail.stdout:
+            kinds.append(json.loads(line)["kind"])
+            if kinds[-1] == "turn.completed":
+                break
+        tail.send_signal(signal.SIGINT)
+        rest, said = tail.communicate(timeout=20)
+    assert (tail.returncode, said) == (0, "")
+    assert {"turn.started", "text", "turn.completed"} <= set(kinds)
+    assert all(json.loads(line) for line in rest.splitlines())
+
+
+def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
+    shell.does("start", "api", "--backend", "echo")
+    shell.does("send", "api", "x" * 500_000, "--wait")
+    with shell.begins("transcript", "api") as printing:
+        assert printing.stdout is not None
+        printing.stdout.read(10)
+        printing.stdout.close()
+        printing.stdout = None
+        _, said = printing.communicate(timeout=20)
+    assert printing.returncode == 141
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+
+
+def test_a_daemon_that_dies_while_one_waits(shell: Shell) -> None:
+    shell.does("start", "slow", "--backend", "echo", "-o", "delay=60")
+    pid = shell.pid()
+    with shell.begins("send", "slow", "x", "--wait") as waiting:
+        while not json.loads(shell.does("list", "--json"))[0]["in_flight"]:
+            pass
+        os.kill(pid, signal.SIGKILL)
+        _, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == 1
+    advised = re.search(r"tollboard poll slow (\S+)", said)
+    assert advised is not None, said
+    polled = shell.run("poll", "slow", advised[1])
+    assert polled.stdout.startswith("interrupted")
+
+
+def test_serve_runs_in_front(shell: Shell) -> None:
+    with shell.begins("serve", start_new_session=True) as serving:
+        while "running" not in (said := shell.run("doctor").stdout) or "not running" in said:
+            assert serving.poll() is None
+        assert shell.pid() == serving.pid
+        second = shell.run("serve")
+        assert second.returncode == 1
+        assert "error:" in second.stderr
+        serving.send_signal(signal.SIGINT)
+        serving.communicate(timeout=30)
+    assert serving.returncode == 0
+
+
+def test_completion_starts_no_daemon_and_makes_no_directory(shell: Shell, home: Path) -> None:
+    asked = {
+        "_TOLLBOARD_COMPLETE": "complete_bash", "COMP_WORDS": "tollboard status ", "COMP_CWORD": "2",
+        "TOLLBOARD_HOME": str(home / "none"),
+    }  # fmt: skip
+    run = shell.run(env=asked)
+    assert (run.stdout.strip(), run.stderr) == ("", "")
+    assert not (home / "none").exists()
+    shell.does("start", "api", "--backend", "echo")
+    assert shell.run(env={**asked, "TOLLBOARD_HOME": str(home)}).stdout.split() == ["api"]

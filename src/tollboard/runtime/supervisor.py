@@ -55,6 +55,10 @@ class Stopped:
     processes: ProcessReport
 
 
+def _ended_with(request: Request, reason: Reason) -> bool:
+    return isinstance(request.outcome, Failed) and request.outcome.reason is reason
+
+
 class Supervisor:
     """Ends agents. Every end is one task, owned here; callers wait for it, and cancelling a caller cancels nothing."""
 
@@ -97,9 +101,10 @@ class Supervisor:
         """Begin to end an agent, or join the end that is under way."""
         task = self._ends.get(machine.name)
         if task is None:
+            running = machine.turn.request if machine.turn is not None else None
             machine.stop()
             self._recipes.pop(machine.name, None)
-            task = self._begin(machine, self._stop(machine, reason, outcome))
+            task = self._begin(machine, self._stop(machine, reason, outcome, running))
         return task
 
     def drain(self, machine: Machine) -> asyncio.Task[Stopped]:
@@ -125,10 +130,14 @@ class Supervisor:
         task.add_done_callback(lambda _: self._ends.pop(machine.name, None))
         return task
 
-    async def _stop(self, machine: Machine, reason: str, outcome: Reason) -> Stopped:
+    async def _stop(self, machine: Machine, reason: str, outcome: Reason, running: Request | None) -> Stopped:
         if machine.rested is not None:
             await asyncio.shield(machine.rested)
-        return await self._end(machine, reason, outcome)
+        done = await self._end(machine, reason, outcome)
+        if running is None or running.ref in done.failed or not _ended_with(running, outcome):
+            return done
+        # The turn in flight ended itself with `stopped`; the report names it like those that waited.
+        return Stopped((running.ref, *done.failed), done.processes)
 
     async def _drain(self, machine: Machine, failed: tuple[str, ...]) -> Stopped:
         if machine.rested is not None:

@@ -117,7 +117,7 @@ class Board(Protocol):
         """
 
     async def ack(self, name: str, seq: int, *, reader: str = DEFAULT_READER) -> InboxSession:
-        """Set the reader's cursor to exactly `seq`, forward or back; idempotent (S21). Raises Invalid beyond the end."""
+        """Set the reader's cursor to exactly `seq`, forward or back; idempotent (S21). Invalid beyond the end."""
 
     async def transcript(
         self, name: str, *, limit: int | None = None, before: int | None = None

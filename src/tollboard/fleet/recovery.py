@@ -14,49 +14,67 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tollboard.errors import BackendUnavailable, TollboardError
+from tollboard.errors import TollboardError
 from tollboard.fleet.ledger import Ledger, StoredRequest
-from tollboard.fleet.records import Life, RequestState, SessionRecord
+from tollboard.fleet.receipts import CONCLUDED
+from tollboard.fleet.records import ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.runtime.request import Origin, Request
+from tollboard.runtime.results import Reason
 
 if TYPE_CHECKING:
     from tollboard.fleet.roster import Roster
+    from tollboard.fleet.tail import Tail
 
 logger = logging.getLogger("tollboard.fleet")
 
 AT_ONCE = 200
 """Sessions that are brought back at the same time."""
-WHY = "the daemon ended in the middle of this turn"
+DAEMON_ENDED = "the daemon ended"
 
 
-async def recover(roster: Roster, ledger: Ledger) -> None:
+async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
     """Bring the whole fleet back. Called once, before anything is accepted."""
     now = roster.clock.time()
-    _ = ledger.expire_approvals(at=now, why="the daemon ended")
+    records = await ledger.sessions()
+    await _expire_approvals(ledger, tail, records, now)
     waiting: dict[str, list[StoredRequest]] = defaultdict(list)
     for request in await ledger.unfinished():
         waiting[request.session_id].append(request)
-    records = [_settled(ledger, record, waiting[record.id], now) for record in await ledger.sessions()]
+    for record in records:
+        roster.add(_settled(ledger, tail, record, waiting[record.id], now))
     await ledger.flush()
-    for start in range(0, len(records), AT_ONCE):
-        batch = records[start : start + AT_ONCE]
-        await asyncio.gather(*(revive(roster, record, queued) for record, queued in batch))
+    sessions = list(roster)
+    for start in range(0, len(sessions), AT_ONCE):
+        await asyncio.gather(*(revive(roster, session) for session in sessions[start : start + AT_ONCE]))
+
+
+async def _expire_approvals(ledger: Ledger, tail: Tail, records: Sequence[SessionRecord], now: float) -> None:
+    ids = {record.name: record.id for record in records}
+    for approval in await ledger.approvals(state=ApprovalState.PENDING):
+        data = {"approval": approval.id, "decision": ApprovalState.EXPIRED.value, "by": DAEMON_ENDED}
+        session_id = ids.get(approval.session, "")
+        tail.write(session_id, approval.session, "approval.decided", data, approval.ref)
+    _ = ledger.expire_approvals(at=now, why=DAEMON_ENDED)
 
 
 def _settled(
-    ledger: Ledger, record: SessionRecord, requests: Sequence[StoredRequest], now: float
-) -> tuple[SessionRecord, list[Request]]:
-    """End what was in flight; return the record with its new history length, and the queue."""
+    ledger: Ledger, tail: Tail, record: SessionRecord, requests: Sequence[StoredRequest], now: float
+) -> LiveSession:
+    """End what was in flight; return the session with its new history length, and its queue, without an agent."""
     queued: list[Request] = []
     turns = record.turns
     for stored in requests:
         if stored.receipt.state is RequestState.STARTED:
             turns += 1
-            _ = ledger.mark_interrupted(stored, seq=turns, at=now, detail=WHY)
+            _ = ledger.mark_interrupted(stored, seq=turns, at=now, detail=CONCLUDED)
+            took = max(0.0, now - (stored.receipt.started_at or now))
+            data = {"reason": Reason.INTERRUPTED.value, "detail": CONCLUDED, "duration_s": round(took, 6)}
+            tail.write(record.id, record.name, "turn.failed", data, stored.ref)
         else:
             queued.append(as_request(stored))
-    return replace(record, turns=turns), queued
+    record = replace(record, turns=turns)
+    return LiveSession(record, ledger.journal(record), waiting=queued)
 
 
 def as_request(stored: StoredRequest) -> Request:
@@ -65,27 +83,33 @@ def as_request(stored: StoredRequest) -> Request:
     return Request(stored.ref, stored.prompt, origin, stored.receipt.accepted_at)
 
 
-async def revive(roster: Roster, record: SessionRecord, queued: Sequence[Request]) -> LiveSession:
+def refreshed(record: SessionRecord, stored: SessionRecord) -> SessionRecord:
+    """Return the record with what only the store has followed while the session lived."""
+    return replace(record, turns=stored.turns, answered=stored.answered)
+
+
+async def revive(roster: Roster, session: LiveSession) -> None:
     """Start a session's agent again; when that fails the session is dead, with the reason, and its queue is kept."""
+    before = session.record.life
     try:
         async with asyncio.timeout(roster.settings.revive_timeout_s):
-            session = await roster.start(replace(record, life=Life.LIVE, problem=None), queued)
+            await roster.start(session)
     except (TollboardError, TimeoutError, OSError) as exc:
-        return roster.bury(record, _problem(exc))
+        roster.bury(session, _problem(exc))
     except Exception as exc:
         # A third-party backend may raise anything; one session must not keep the others down.
-        logger.error("session %s could not be brought back: %s", record.name, type(exc).__name__)
-        return roster.bury(record, f"could not be brought back: {type(exc).__name__}")
-    if record.life is not Life.LIVE:
-        await roster.ledger.set_life(record.id, Life.LIVE, at=roster.clock.time())
-    return session
+        logger.error("session %s could not be brought back: %s", session.name, type(exc).__name__)
+        roster.bury(session, f"could not be brought back: {type(exc).__name__}")
+    else:
+        if before is not Life.LIVE:
+            _ = roster.ledger.set_life(session.id, Life.LIVE, at=roster.clock.time())
 
 
 def _problem(exc: BaseException) -> str:
     match exc:
         case TimeoutError():
             return "the backend did not come back in time; try again with resume"
-        case BackendUnavailable() | TollboardError():
+        case TollboardError():
             return f"{exc}; mend it, then resume the session, or stop it"
         case _:
             return f"{type(exc).__name__}; mend it, then resume the session, or stop it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,10 +13,9 @@ from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Life, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
 from tollboard.fleet.settings import FleetSettings, resolve_references
-from tollboard.ids import check_name
 from tollboard.runtime import telemetry
 from tollboard.runtime.backend import Backend
-from tollboard.runtime.request import Request
+from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata
 
@@ -49,9 +48,7 @@ class Roster:
         self._by_name: dict[str, LiveSession] = {}
         self._by_id: dict[str, LiveSession] = {}
         self._starting: set[str] = set()
-        runtime.telemetry.attach(
-            "fleet.roster", (telemetry.CHECKPOINTED, telemetry.AGENT_CRASHED), self._heard
-        )
+        runtime.telemetry.attach("fleet.roster", tuple(_HEARD), self._heard)
 
     def __iter__(self) -> Iterator[LiveSession]:
         return iter(tuple(self._by_name.values()))
@@ -75,8 +72,7 @@ class Roster:
         )
 
     def reserve(self, name: str) -> None:
-        """Take a name for a session that is being started. Raises InvalidName, AgentExists."""
-        check_name(name)
+        """Take a name for a session that is being started; it is found once that is durable. Raises AgentExists."""
         if name in self._by_name or name in self._starting:
             raise AgentExists(f"a session {name!r} is in the fleet; stop it first or choose another name")
         self._starting.add(name)
@@ -85,34 +81,35 @@ class Roster:
         """Give a reserved name back."""
         self._starting.discard(name)
 
-    async def start(self, record: SessionRecord, queued: Sequence[Request] = ()) -> LiveSession:
-        """Start the agent of a session and add it to the fleet."""
+    async def start(self, session: LiveSession) -> None:
+        """Start the session's agent, which takes over its queue; what it really runs with is not known yet."""
+        record = session.record = replace(session.record, effective={})
         path = self.settings.check_path(record.path)
-        # Results are in the ledger: the runtime need not keep them too.
         options = resolve_references(record.options, os.environ)
-        journal = self.ledger.journal(record)
+        known = {} if record.provider_session_id is None else {"answered": record.answered}
         machine = await self.runtime.start_agent(
             SessionAgent,
             record.name,
             backend=self.backend(record.backend),
-            journal=journal,
-            backlog=queued,
+            journal=session.journal,
+            backlog=session.waiting,
             halted=record.halted,
             provider_session_id=record.provider_session_id,
-            **{"max_results": 0, **options, "cwd": path, "env_marker": f"{MARKER}={self.settings.home_id}:{record.id}"},
+            # Results are in the ledger: the runtime need not keep them too.
+            **{"max_results": 0, **options, **known, "cwd": path,
+               "env_marker": f"{MARKER}={self.settings.home_id}:{record.id}"},
         )  # fmt: skip
-        return self._add(LiveSession(record, journal, machine))
+        session.live(machine)
 
-    def bury(self, record: SessionRecord, problem: str) -> LiveSession:
+    def bury(self, session: LiveSession, problem: str) -> None:
         """Keep a session in the fleet that has no agent, and say why."""
-        record = replace(record, life=Life.DEAD, problem=problem)
-        _ = self.ledger.set_life(record.id, Life.DEAD, at=self.clock.time(), problem=problem)
-        return self._add(LiveSession(record, self.ledger.journal(record), None))
+        session.die(problem)
+        _ = self.ledger.set_life(session.id, Life.DEAD, at=self.clock.time(), problem=problem)
 
-    def _add(self, session: LiveSession) -> LiveSession:
+    def add(self, session: LiveSession) -> None:
+        """Put a session into the fleet."""
         self._by_name[session.name] = session
         self._by_id[session.id] = session
-        return session
 
     def remove(self, session: LiveSession) -> None:
         """Take a session out of the fleet; its name is free again."""
@@ -157,14 +154,38 @@ class Roster:
 
     def _heard(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         session = self._by_name.get(str(metadata["agent"]))
-        if session is None:
-            return
-        if event == telemetry.AGENT_CRASHED:
-            session.machine = None
-            problem = f"crashed: {metadata['reason']}"
-            session.record = replace(session.record, life=Life.DEAD, problem=problem)
-            _ = self.ledger.set_life(session.id, Life.DEAD, at=self.clock.time(), problem=problem)
-            return
+        if session is not None:
+            _HEARD[event](self, session, metadata)
+
+    def _crashed(self, session: LiveSession, metadata: Metadata) -> None:
+        self.bury(session, f"crashed: {metadata['reason']}")
+
+    def _started(self, session: LiveSession, metadata: Metadata) -> None:
+        """Take over the new agent of a session whose options ask for a restart after a crash (R35)."""
+        machine = self.runtime.whereis(session.name)
+        if machine is not None and session.machine is None and session.reviving is None:
+            session.live(machine)
+            _ = self.ledger.set_life(session.id, Life.LIVE, at=self.clock.time())
+            if session.record.halted:
+                machine.halt()
+
+    def _checkpointed(self, session: LiveSession, metadata: Metadata) -> None:
         effective: Any = metadata["effective"]
         if isinstance(effective, Mapping) or effective is None:
             session.report(str(metadata["provider_session_id"]), effective)
+
+    def _failed(self, session: LiveSession, metadata: Metadata) -> None:
+        if metadata["reason"] is Reason.HALTED:
+            session.notice = str(metadata["detail"])
+
+    def _resumed(self, session: LiveSession, metadata: Metadata) -> None:
+        session.notice = None
+
+
+_HEARD: dict[EventName, Callable[[Roster, LiveSession, Metadata], None]] = {
+    telemetry.AGENT_CRASHED: Roster._crashed,
+    telemetry.AGENT_STARTED: Roster._started,
+    telemetry.CHECKPOINTED: Roster._checkpointed,
+    telemetry.PROMPT_ERROR: Roster._failed,
+    telemetry.RESUMED: Roster._resumed,
+}

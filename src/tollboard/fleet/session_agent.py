@@ -1,4 +1,4 @@
-"""The agent behind a session of the fleet, and what the Switchboard holds of a live session.
+"""The agent behind a session of the fleet, and what the Switchboard holds of a session that is not stopped.
 
 History is not kept here: the session's journal turns every ended request into a history entry (DESIGN, the way of a
 prompt), so a turn costs the same whatever came before it (E36).
@@ -6,15 +6,17 @@ prompt), so a turn costs the same whatever came before it (E36).
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tollboard.fleet import settings
 from tollboard.fleet.ledger import SessionJournal
-from tollboard.fleet.records import Life, SessionRecord, SessionStatus
+from tollboard.fleet.records import Life, SessionRecord, SessionStatus, StopReport
 from tollboard.runtime.agent import GenAgent, Halt
-from tollboard.runtime.machine import Machine
+from tollboard.runtime.machine import LIVE, Machine
+from tollboard.runtime.request import Request
 from tollboard.runtime.status import Phase
 
 
@@ -29,7 +31,7 @@ class SessionAgent(GenAgent):
         return options
 
     def pre_turn(self, prompt: str) -> str | Halt:
-        """Halt when the working directory is gone: the program would run somewhere else, and the queue would be burnt."""
+        """Halt when the directory is gone: the program would run somewhere else, and the queue would be burnt."""
         if os.path.isdir(self._path):
             return prompt
         return Halt(f"the working directory {self._path!r} is gone: put it back, then resume the session")
@@ -41,7 +43,13 @@ class LiveSession:
 
     record: SessionRecord
     journal: SessionJournal
-    machine: Machine | None
+    machine: Machine | None = None
+    waiting: list[Request] = field(default_factory=list)
+    """The queue of a session that is dead; of a living one its machine has it."""
+    notice: str | None = None
+    """Why it halted by itself."""
+    stopping: asyncio.Task[StopReport] | None = None
+    reviving: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -52,6 +60,43 @@ class LiveSession:
     def id(self) -> str:
         """Return the session's id."""
         return self.record.id
+
+    @property
+    def queue(self) -> tuple[Request, ...]:
+        """Return what waits, oldest first."""
+        return tuple(self.waiting if self.machine is None else self.machine.mailbox or ())
+
+    @property
+    def halted(self) -> bool:
+        """Return whether the queue is frozen."""
+        return self.record.halted if self.machine is None else self.machine.halted
+
+    def die(self, problem: str) -> None:
+        """Note that there is no agent any more, and why."""
+        self.machine = None
+        self.record = replace(self.record, life=Life.DEAD, problem=problem)
+
+    def live(self, machine: Machine) -> None:
+        """Note that there is an agent, which has the queue now."""
+        self.machine = machine
+        self.waiting = []
+        self.record = replace(self.record, life=Life.LIVE, problem=None)
+
+    def freeze(self, halted: bool) -> bool:
+        """Halt or resume, and write it down unless that was done before; return whether anything changed."""
+        machine = self.machine
+        if machine is None:
+            acted = self.record.halted is not halted
+        elif machine.phase not in LIVE:
+            return False  # it is being stopped, and one such must not keep the whole fleet from being halted
+        elif machine.halt() if halted else machine.resume():
+            return True
+        else:
+            acted = False
+        if self.record.halted is not halted:
+            # An earlier attempt was not durable, or the agent halted by itself: the record is what is known to be.
+            _ = self.journal.halted(halted)
+        return acted
 
     def report(self, provider_session_id: str, effective: Mapping[str, str] | None) -> None:
         """Take over what the provider says of the conversation."""
@@ -65,10 +110,11 @@ class LiveSession:
         """Return how the session stands."""
         machine = self.machine
         if machine is None:
-            return status_of(self.record, turns=self.journal.turns)
+            return status_of(self.record, turns=self.journal.turns, queued=len(self.waiting))
         agent = machine.status()
         return _status(
             self.record,
+            self.notice,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
             needs_decision=agent.needs_decision,
@@ -78,20 +124,21 @@ class LiveSession:
         )
 
 
-def status_of(record: SessionRecord, *, turns: int | None = None) -> SessionStatus:
+def status_of(record: SessionRecord, *, turns: int | None = None, queued: int = 0) -> SessionStatus:
     """Return the status of a session that has no agent: stopped or dead."""
     return _status(
         record,
+        None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
         needs_decision=False,
-        queued=0,
+        queued=queued,
         in_flight=None,
         turns=record.turns if turns is None else turns,
     )
 
 
-def _status(record: SessionRecord, **now: object) -> SessionStatus:
+def _status(record: SessionRecord, notice: str | None, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -105,7 +152,7 @@ def _status(record: SessionRecord, **now: object) -> SessionStatus:
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=found if record.problem is None else (*found, record.problem),
+        alarms=(*found, *(text for text in (notice, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

@@ -1,4 +1,4 @@
-"""What a session was asked to be and what it is: limits of the fleet, working directories, secrets, and alarms (S24)."""
+"""What a session was asked to be and what it is: limits of the fleet, directories, secrets, alarms (S24)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class FleetSettings:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
             raise InvalidPath(f"{text!r} is not a path")
+        if not _is_unicode(text):
+            raise InvalidPath(
+                f"the path {text!r} is not valid UTF-8, so it cannot be kept; rename the directory"
+            )
         real = os.path.realpath(os.path.expanduser(text))
         if not os.path.isdir(real):
             what = "is not a directory" if os.path.exists(real) else "does not exist"
@@ -68,15 +72,22 @@ class FleetSettings:
         return self._check_text("summary", text, self.max_summary_bytes)
 
     def _check_text(self, what: str, text: str, limit: int) -> str:
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise InvalidPrompt(f"the {what} is not valid Unicode text (a lone surrogate)") from None
+        if not _is_unicode(text):
+            raise InvalidPrompt(f"the {what} is not valid Unicode text (a lone surrogate)")
+        size = len(text.encode())
         if size > limit:
             raise InvalidPrompt(
                 f"the {what} has {size:,} bytes, {limit:,} are allowed; put long text into a file"
             )
         return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def asked(path: str, options: Mapping[str, object]) -> dict[str, str]:
@@ -95,12 +106,14 @@ def alarms(wanted: Mapping[str, str], effective: Mapping[str, str]) -> tuple[str
 
 
 def _same(name: str, wanted: str, effective: str) -> bool:
+    if wanted == effective:
+        return True  # the usual case must not cost a look at the disk: a list may show ten thousand sessions
     if name == "cwd":
         return os.path.realpath(wanted) == os.path.realpath(effective)
     if name == "model":
         # Providers answer an alias such as `sonnet` with the full name of what it stands for.
-        return wanted == effective or wanted.lower() in effective.lower()
-    return wanted == effective
+        return wanted.lower() in effective.lower()
+    return False
 
 
 def refuse_secrets(options: Mapping[str, object]) -> None:

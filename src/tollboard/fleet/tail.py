@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
 from tollboard.clock import Clock
 from tollboard.fleet.ledger import Ledger, NewFeedItem
@@ -24,6 +24,8 @@ PAGE = 500
 PIECE = 8 * 1024
 """Longer texts are split into several items, longer tool results are cut and say so (characters)."""
 MISSED = "missed"
+FIRST = "session.started"
+"""The kind of every session's first item."""
 
 Data = Mapping[str, object]
 
@@ -36,9 +38,11 @@ class Tail:
         self._clock = clock
         self._session_id = session_id
         self._ring: deque[FeedItem] = deque(maxlen=RING_SIZE)
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
+        """Set, and replaced by a new one, when at least one more item is committed."""
         self.last_seq = 0
         self.on_items: Callable[[Sequence[FeedItem]], None] | None = None
+        self._closed = False
 
     async def open(self, tell: Telemetry) -> None:
         """Begin: number on from where the feed ended, and listen."""
@@ -48,7 +52,17 @@ class Tail:
 
     def write(self, session_id: str, session: str, kind: str, data: Data, ref: str | None = None) -> None:
         """Append an item of the fleet's own."""
-        self._ledger.feed(NewFeedItem(self._clock.time(), session_id, session, ref, kind, data))
+        clean = {key: storable(value) if isinstance(value, str) else value for key, value in data.items()}
+        self._ledger.feed(NewFeedItem(self._clock.time(), session_id, session, ref, kind, clean))
+
+    def forget(self) -> None:
+        """Forget what is in memory: a session was deleted, and what the store has deleted is not to be shown."""
+        self._ring.clear()
+
+    def close(self) -> None:
+        """Let every follower end once it has seen what is committed."""
+        self._closed = True
+        self.news.set()
 
     def _heard(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         name = str(metadata["agent"])
@@ -62,50 +76,62 @@ class Tail:
     def _committed(self, items: Sequence[FeedItem]) -> None:
         self._ring.extend(items)
         self.last_seq = items[-1].seq
-        news, self._news = self._news, asyncio.Event()
+        news, self.news = self.news, asyncio.Event()
         news.set()
         if self.on_items is not None:
             self.on_items(items)
-
-    async def wait_for_news(self) -> None:
-        """Wait until at least one more item is committed."""
-        await self._news.wait()
 
     async def page(
         self, session: str | None, kinds: Sequence[str], ref: str | None, after: int, limit: int
     ) -> FeedPage:
         """Return one page after a number."""
         newest = self.last_seq
-        oldest, _ = await self._ledger.feed_bounds()
         items = await self._ledger.feed_after(after, session=session, kinds=kinds, ref=ref, limit=limit)
         last = items[-1].seq if len(items) == limit else max(newest, after, items[-1].seq if items else 0)
-        return FeedPage(
-            tuple(items), last, missed=oldest > after + 1 and session is None and not kinds and ref is None
+        whole = session is None and ref is None and not kinds
+        missed = await self._oldest_after_gap(session, ref, after) is not None or (
+            whole and _gap(after, items)
         )
+        return FeedPage(tuple(items), last, missed=missed)
+
+    async def _oldest_after_gap(self, session: str | None, ref: str | None, after: int) -> int | None:
+        """Return the oldest number that is kept, if items between `after` and it are gone.
+
+        A session's feed begins with `session.started`; when its oldest kept item is another one, retention took some.
+        """
+        if ref is not None:
+            return None
+        kept = await self._ledger.feed_after(0, session=session, limit=1)
+        if not kept:
+            return None
+        gone = kept[0].seq > after + 1 and (session is None or kept[0].kind != FIRST)
+        return kept[0].seq if gone else None
 
     async def follow(
-        self, session: str | None, kinds: Sequence[str], ref: str | None, after: int | None
-    ) -> AsyncIterator[FeedItem]:
-        """Yield items after a number, or from now on, in order; never ends by itself."""
-        seq = self.last_seq if after is None else after
+        self, session: str | None, kinds: Sequence[str], ref: str | None, after: int
+    ) -> AsyncGenerator[FeedItem, None]:
+        """Yield items after a number, in order, until the fleet is closed."""
         wanted = frozenset(kinds)
-        oldest, _ = await self._ledger.feed_bounds()
-        if after is not None and oldest > after + 1 and session is None and ref is None:
-            yield FeedItem(
-                oldest - 1, self._clock.time(), "", None, MISSED, {"after": after, "oldest": oldest}
-            )
+        whole = session is None and ref is None
+        _, newest = await self._ledger.feed_bounds()
+        seq = min(after, max(newest, self.last_seq))  # a number of another database would hide everything
+        checked = whole
         while True:
-            news = self._news
-            batch = self._from_ring(seq)
-            if batch is None:
-                newest = self.last_seq
-                found = await self._ledger.feed_after(seq, session=session, kinds=kinds, ref=ref, limit=PAGE)
-                for item in found:
-                    yield item
-                # A short page means that everything up to what was newest before the read has been seen.
-                seq = found[-1].seq if len(found) == PAGE else max(newest, found[-1].seq if found else seq)
-                continue
+            news = self.news
+            batch: Sequence[FeedItem] | None = self._from_ring(seq)
+            last = batch[-1].seq if batch else seq
+            if batch is not None:
+                checked = whole
+            else:
+                if not checked and (oldest := await self._oldest_after_gap(session, ref, seq)) is not None:
+                    yield self._missed(seq, oldest)
+                    seq = oldest - 1
+                checked = True
+                batch, last = await self._from_store(session, () if whole else kinds, ref, seq)
             for item in batch:
+                if whole and item.seq > seq + 1:
+                    # The numbers of the whole feed have no gaps but those that retention leaves.
+                    yield self._missed(seq, item.seq)
                 seq = item.seq
                 if (
                     (session is None or item.session == session)
@@ -113,8 +139,24 @@ class Tail:
                     and (ref is None or item.ref == ref)
                 ):
                     yield item
-            if not batch:
+            if seq == last and not batch:
+                if self._closed:
+                    return
                 await news.wait()
+            seq = max(seq, last)
+
+    async def _from_store(
+        self, session: str | None, kinds: Sequence[str], ref: str | None, seq: int
+    ) -> tuple[Sequence[FeedItem], int]:
+        """Return a page of older items, and the number up to which everything has been seen."""
+        newest = self.last_seq
+        found = await self._ledger.feed_after(seq, session=session, kinds=kinds, ref=ref, limit=PAGE)
+        # A short page means that everything up to what was newest before the read has been seen.
+        last = found[-1].seq if len(found) == PAGE else max(newest, found[-1].seq if found else seq)
+        return found, last
+
+    def _missed(self, after: int, oldest: int) -> FeedItem:
+        return FeedItem(oldest - 1, self._clock.time(), "", None, MISSED, {"after": after, "oldest": oldest})
 
     def _from_ring(self, seq: int) -> list[FeedItem] | None:
         """Return up to a page of items after a number, or `None` when the ring does not reach back that far."""
@@ -202,11 +244,22 @@ def _received(_: Measurements, metadata: Metadata) -> Rows:
             for start in range(0, len(text), PIECE):
                 yield "text", {"text": text[start : start + PIECE], "message": message}
         case events.ToolUseEvent(id, tool, arguments):
-            yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(repr(dict(arguments)))}
+            yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(repr(arguments))}
         case events.ToolResultEvent(id, content, is_error):
             yield "tool_result", {"id": id, "is_error": is_error, **_cut_field("content", content)}
         case events.NoticeEvent(name, message):
             yield "notice", {"name": name, "message": _cut(message)}
+
+
+def _gap(after: int, items: Sequence[FeedItem]) -> bool:
+    return any(item.seq != seq for seq, item in enumerate(items, after + 1))
+
+
+def storable(text: str) -> str:
+    """Return the text with `?` for each lone surrogate: neither a database nor JSON on a wire can hold those."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
 
 
 def _cut(text: str) -> str:

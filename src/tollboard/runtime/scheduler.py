@@ -17,7 +17,7 @@ from tollboard.runtime import turn
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
 
-DEFAULT_CAP = 64
+DEFAULT_CAP = 16
 
 
 class Scheduler:

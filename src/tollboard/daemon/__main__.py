@@ -1,0 +1,29 @@
+"""`python -m tollboard.daemon`: what a client starts when no daemon runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tollboard.daemon.config import state_directory
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a state directory until told to stop; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tollboard.daemon", description="Serve a Tollboard state directory."
+    )
+    parser.add_argument("--home", help="the state directory (default: $TOLLBOARD_HOME, else the platform's)")
+    parser.add_argument(
+        "--take-over", action="store_true", help="take the directory from a daemon that hangs"
+    )
+    parser.add_argument("--foreground", action="store_true", help="log to the terminal too")
+    parser.add_argument("--ready-fd", type=int, help="a pipe to say `ready` or the error to")
+    given = parser.parse_args(arguments)
+    from tollboard.daemon.app import Serve, serve
+
+    return serve(Serve(state_directory(given.home), given.take_over, given.ready_fd, given.foreground))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Where the daemon lives and how it is set: the state directory, its files, and `tollboard.toml` in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from tollboard.errors import DaemonError, InvalidOption
+
+HOME_VARIABLE = "TOLLBOARD_HOME"
+MAX_SOCKET_PATH = 107
+"""Bytes that a unix socket's path may have on Linux (108 with the final zero); 103 elsewhere."""
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """The files of a daemon."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Return the database file."""
+        return self.path / "tollboard.db"
+
+    @property
+    def socket(self) -> Path:
+        """Return the unix socket."""
+        return self.path / "daemon.sock"
+
+    @property
+    def token(self) -> Path:
+        """Return the file with the admin token."""
+        return self.path / "token"
+
+    @property
+    def log(self) -> Path:
+        """Return the log file."""
+        return self.path / "daemon.log"
+
+    @property
+    def lock(self) -> Path:
+        """Return the lock file: whoever holds its lock owns the directory."""
+        return self.path / "daemon.lock"
+
+    @property
+    def identity(self) -> Path:
+        """Return the file with the directory's id, which marks its processes."""
+        return self.path / "id"
+
+    @property
+    def config(self) -> Path:
+        """Return the configuration file."""
+        return self.path / "tollboard.toml"
+
+    def check_socket_path(self) -> None:
+        """Raise DaemonError if the system cannot bind a socket at this path."""
+        length = len(os.fsencode(self.socket))
+        if length > MAX_SOCKET_PATH:
+            raise DaemonError(
+                f"the socket path {str(self.socket)!r} has {length} bytes, the system allows {MAX_SOCKET_PATH}: "
+                f"set {HOME_VARIABLE} to a shorter directory"
+            )
+
+    def prepare(self) -> None:
+        """Make the directory, private. Raises DaemonError when it cannot be, or when others can read it."""
+        self.check_socket_path()
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.path.stat()
+        except OSError as exc:
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} cannot be made: {exc.strerror}"
+            ) from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise DaemonError(f"the state directory {str(self.path)!r} is not a directory")
+        if found.st_uid != os.geteuid():
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} belongs to another user (uid {found.st_uid})"
+            )
+        if found.st_mode & 0o077:
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} can be read by others: run `chmod 700 {self.path}`"
+            )
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise DaemonError(f"the state directory {str(self.path)!r} cannot be written")
+
+
+def state_directory(home: str | os.PathLike[str] | None = None) -> StateDirectory:
+    """Return the state directory: `home`, else $TOLLBOARD_HOME, else the platform's place for state."""
+    chosen = home if home is not None else os.environ.get(HOME_VARIABLE)
+    if not chosen:
+        from platformdirs import user_state_path
+
+        chosen = user_state_path("tollboard")
+    return StateDirectory(Path(chosen).expanduser().absolute())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What `tollboard.toml` may say. Unknown keys are refused."""
+
+    grace_s: float = 5.0
+    """How long turns in flight may go on when the daemon is shut down."""
+    feed_rows_per_session: int = 2_000
+    feed_days: float = 14.0
+    roots: tuple[str, ...] = ()
+    """The only directories sessions may work in; empty means all."""
+    backends: tuple[str, ...] = ()
+    """The only backends sessions may use; empty means all."""
+    tcp_host: str | None = None
+    tcp_port: int = 0
+    """0: the system chooses; `tollboard doctor` shows it."""
+    tcp_hosts: tuple[str, ...] = ()
+    """Further Host headers to answer to, for a proxy in front."""
+    tcp_exposed: bool = False
+    """Say yes to a bind that is not loopback: put TLS in front."""
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        if self.tcp_host is not None and self.tcp_host not in LOOPBACK and not self.tcp_exposed:
+            raise InvalidOption(
+                f"tcp_host {self.tcp_host!r} is not loopback: put a proxy with TLS in front and set tcp_exposed = true"
+            )
+        if not 0 <= self.tcp_port <= 65535:
+            raise InvalidOption(f"tcp_port is {self.tcp_port}: it must be between 0 and 65535")
+        if self.grace_s < 0 or self.feed_rows_per_session < 1 or self.feed_days <= 0:
+            raise InvalidOption("grace_s, feed_rows_per_session and feed_days must be positive")
+        if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise InvalidOption(f"log_level is {self.log_level!r}: use DEBUG, INFO, WARNING or ERROR")
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "float": (int, float),
+    "int": int,
+    "bool": bool,
+    "str": str,
+    "str | None": str,
+    "tuple[str, ...]": list,
+}
+
+
+def read_config(path: Path) -> Config:
+    """Return the configuration. Raises InvalidOption that names the key, and lists the known ones."""
+    try:
+        given = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return Config()
+    except (OSError, ValueError) as exc:
+        raise InvalidOption(f"{str(path)!r} cannot be read: {exc}") from None
+    known = {f.name: str(f.type) for f in fields(Config)}
+    if unknown := sorted(given.keys() - known):
+        raise InvalidOption(
+            f"{str(path)!r}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    for key, value in given.items():
+        wanted = _TYPES[known[key]]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise InvalidOption(f"{str(path)!r}: {key} is {value!r}, which is not a {known[key]}")
+        if isinstance(value, list):
+            given[key] = tuple(str(item) for item in value)
+    return Config(**given)

@@ -1,0 +1,199 @@
+"""One daemon for a state directory: the lock, the socket file, signals, and the word to whoever started us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tollboard.daemon.config import StateDirectory
+from tollboard.errors import DaemonError, DaemonRunning
+
+
+@dataclass(slots=True)
+class Ownership:
+    """The lock on a state directory; lost when another daemon takes over, gone when the process ends."""
+
+    home: StateDirectory
+    fd: int
+
+    @classmethod
+    def claim(cls, home: StateDirectory, *, take_over: bool = False) -> Ownership:
+        """Take the lock. Raises DaemonRunning, naming the process that has it.
+
+        With `take_over` the lock file is replaced: whoever held the old one no longer owns the directory, and finds
+        that out at its next write (the store's owner epoch) or when it looks (`still_ours`).
+        """
+        if take_over:
+            fresh = home.lock.with_suffix(".new")
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()
+            fd = _open(fresh)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fresh.replace(home.lock)
+        else:
+            fd = _open(home.lock)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+                os.close(fd)
+                raise DaemonRunning(
+                    f"another daemon (pid {pid}) owns {str(home.path)!r}; use it, or end it with `tollboard shutdown`"
+                ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return cls(home, fd)
+
+    def still_ours(self) -> bool:
+        """Whether the lock file is still the one that we hold."""
+        try:
+            return os.fstat(self.fd).st_ino == self.home.lock.stat().st_ino
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Give the directory up. The file stays: removing it would let two processes hold two different locks."""
+        os.close(self.fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise DaemonError(f"the lock {str(path)!r} cannot be opened: {exc.strerror}") from None
+
+
+def owner_pid(home: StateDirectory) -> int | None:
+    """Return the pid of the daemon that owns the directory, `None` if nobody does. Takes no lock."""
+    try:
+        fd = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.read(fd, 32).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def start_lock(home: StateDirectory) -> int:
+    """Wait for, and return, the lock that clients hold while they start a daemon; close it to give it back."""
+    fd = _open(home.path / "start.lock")
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def wait_for_exit(pid: int, timeout_s: float) -> bool:
+    """Wait until a process has ended; return whether it has."""
+    try:
+        psutil.Process(pid).wait(timeout_s)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+def bind_socket(home: StateDirectory) -> socket.socket:
+    """Return the listening unix socket, mode 0600. Call it only while holding the lock: an old file is removed.
+
+    Bound here because uvicorn would open it to everyone (mode 0666).
+    """
+    home.check_socket_path()
+    with contextlib.suppress(FileNotFoundError):
+        home.socket.unlink()
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(home.socket))
+    except OSError as exc:
+        bound.close()
+        raise DaemonError(f"the socket {str(home.socket)!r} cannot be made: {exc.strerror}") from None
+    finally:
+        os.umask(before)
+    bound.listen(1024)
+    bound.setblocking(False)
+    return bound
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket. Raises DaemonError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as exc:
+        bound.close()
+        raise DaemonError(f"{host}:{port} cannot be bound: {exc.strerror}") from None
+    bound.listen(1024)
+    bound.setblocking(False)
+    return bound
+
+
+def private_text(path: Path, make: Callable[[], str]) -> str:
+    """Return the text of a private file, written once (mode 0600) with what `make` returns."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+        text = path.read_text().strip()
+        if text:
+            return text
+        path.unlink()
+        return private_text(path, make)
+    except OSError as exc:
+        raise DaemonError(f"{str(path)!r} cannot be written: {exc.strerror}") from None
+    text = make()
+    with os.fdopen(fd, "w") as file:
+        file.write(text + "\n")
+    return text
+
+
+def new_secret() -> str:
+    """Return a new admin token."""
+    return secrets.token_urlsafe(32)
+
+
+class Signals:
+    """SIGTERM and SIGINT ask for a graceful end; the second one for an immediate one."""
+
+    def __init__(self, stop: Callable[[], None], now: Callable[[], None]) -> None:
+        self._stop = stop
+        self._now = now
+        self._asked = False
+
+    def install(self) -> None:
+        """Listen on the running loop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._heard)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _heard(self) -> None:
+        if self._asked:
+            self._now()
+        self._asked = True
+        self._stop()
+
+
+def say(fd: int | None, word: str) -> None:
+    """Tell whoever started this daemon how it went: `ready`, or an error as JSON; then close the pipe."""
+    if fd is None:
+        return
+    with contextlib.suppress(OSError):
+        os.write(fd, word.encode() + b"\n")
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Each operation once: what the surfaces are made from."""

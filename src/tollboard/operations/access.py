@@ -1,0 +1,86 @@
+"""Who may do what: capabilities, and the tokens that carry them (S27).
+
+The `token` file holds the admin token. A narrower token is made from it, not stored: its capabilities and name, signed
+with the admin token as the key (HMAC-SHA256). Losing one is mended by replacing the file, which ends them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tollboard.errors import Denied, Invalid
+from tollboard.fleet.records import Caller
+
+PREFIX = "tb1"
+_PLAIN = re.compile(r"[^A-Za-z0-9._@ -]")
+_MAX_NAME = 64
+
+
+class Capability(StrEnum):
+    """What a client may do."""
+
+    READ = "read"
+    SEND = "send"
+    """Start, send, interrupt, halt, resume, stop, summaries, acknowledge."""
+    APPROVE = "approve"
+    ADMIN = "admin"
+    """Everything, and deleting and shutting down."""
+
+
+ALL = frozenset(Capability)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An authenticated client."""
+
+    caller: Caller
+    capabilities: frozenset[Capability]
+
+    def require(self, capability: Capability) -> None:
+        """Raise Denied unless the client has the capability; admin has them all."""
+        if capability not in self.capabilities and Capability.ADMIN not in self.capabilities:
+            raise Denied(
+                f"this client may {', '.join(sorted(self.capabilities)) or 'do nothing'}, not {capability}; "
+                "a person can grant it with another token"
+            )
+
+
+def plain(text: str) -> str:
+    """Return a client's own word for itself, fit to be recorded."""
+    return _PLAIN.sub("", text)[:_MAX_NAME] or "unknown"
+
+
+def derive_token(secret: str, name: str, capabilities: frozenset[Capability]) -> str:
+    """Return a token for a client of that name with these capabilities."""
+    if not capabilities:
+        raise Invalid(f"name at least one capability: {', '.join(Capability)}")
+    claims = json.dumps({"n": plain(name), "c": sorted(capabilities)}, separators=(",", ":")).encode()
+    body = base64.urlsafe_b64encode(claims).decode().rstrip("=")
+    return f"{PREFIX}.{body}.{_sign(secret, body)}"
+
+
+def read_token(secret: str, token: str, caller: Caller) -> Access:
+    """Return what a token allows. `caller` is what the client says of itself; a derived token's name replaces it.
+
+    Raises Denied for anything that was not made with this secret; comparisons take constant time.
+    """
+    if hmac.compare_digest(token.encode(), secret.encode()):
+        return Access(caller, ALL)
+    prefix, _, rest = token.partition(".")
+    body, _, signature = rest.partition(".")
+    if prefix != PREFIX or not hmac.compare_digest(signature.encode(), _sign(secret, body).encode()):
+        raise Denied("the token is not valid for this daemon")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    capabilities = frozenset(Capability(c) for c in claims["c"])
+    return Access(Caller(caller.surface, str(claims["n"])), capabilities)
+
+
+def _sign(secret: str, body: str) -> str:
+    return hmac.new(secret.encode(), body.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,95 @@
+"""Between values and JSON: results, errors and their HTTP status, and errors rebuilt on the other side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tollboard import errors
+from tollboard.errors import TollboardError, WireError
+from tollboard.operations.catalogue import AnyOperation, Arguments
+
+STATUS: dict[type[TollboardError], int] = {
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Invalid: 422,
+    errors.Denied: 403,
+    errors.Overloaded: 429,
+    errors.TimedOut: 408,
+    errors.TurnFailed: 409,
+    errors.BackendError: 424,
+    errors.Unsupported: 409,
+    errors.StoreError: 507,
+    errors.DaemonError: 503,
+    errors.TollboardError: 409,
+}
+"""By the nearest class; 507 and 503 are the daemon's honest "not now", never the answer to bad input."""
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: a stable code, what happened and what to do, and numbers where there are some."""
+
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is not a result."""
+
+    error: ErrorBody
+
+
+def status_of(error: TollboardError) -> int:
+    """Return the HTTP status of an error."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def error_answer(error: TollboardError) -> ErrorAnswer:
+    """Return an error as it travels."""
+    data: dict[str, Any] = {}
+    match error:
+        case errors.Overloaded():
+            data = {"queue": error.queue, "limit": error.limit, "size": error.size, "unit": error.unit}
+        case errors.TurnFailed():
+            data = {"reason": error.reason, "detail": error.detail}
+    return ErrorAnswer(error=ErrorBody(code=error.code, message=str(error), data=data))
+
+
+def rebuild_error(answer: object) -> TollboardError:
+    """Return the error that an answer carries, as the class it was; an unknown code becomes TollboardError."""
+    try:
+        body = ErrorAnswer.model_validate(answer).error
+    except ValidationError:
+        return TollboardError(
+            f"the daemon answered what this client does not understand: {str(answer)[:200]}"
+        )
+    cls = errors.by_code().get(body.code, TollboardError)
+    try:
+        if cls is errors.Overloaded:
+            return errors.Overloaded(**body.data)
+        if cls is errors.TurnFailed:
+            return errors.TurnFailed(**body.data)
+    except TypeError:
+        return TollboardError(body.message)
+    return cls(body.message)
+
+
+def parse_arguments(operation: AnyOperation, given: object) -> Arguments:
+    """Return the checked arguments. Raises WireError that names each fault, without quoting long values."""
+    try:
+        arguments: Arguments = operation.arguments.model_validate(given)
+    except ValidationError as exc:
+        raise WireError(f"{operation.name}: {describe(exc)}") from None
+    return arguments
+
+
+def describe(exc: ValidationError) -> str:
+    """Return what is wrong with each argument, in one line."""
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}"
+        for fault in exc.errors(include_input=False)
+    ]
+    more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return "; ".join(faults[:5]) + more

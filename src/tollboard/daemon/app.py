@@ -1,4 +1,4 @@
-"""The composition root: the only file that imports everything, puts it together, and serves until it is told to stop."""
+"""The composition root: the only file that imports everything, puts it together, and serves until told to stop."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tollboard.errors import DaemonError, StoreError, TollboardError
 from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
 from tollboard.fleet.switchboard import Switchboard
-from tollboard.operations.wire import error_answer
+from tollboard.operations.wire import DaemonHealth, error_answer
 from tollboard.store.retention import Retention
 from tollboard.store.store import Store
-from tollboard.surfaces.http import Door, make_app, uptime
+from tollboard.surfaces.http import Door, make_app
 
 logger = logging.getLogger("tollboard.daemon")
 
@@ -181,15 +181,15 @@ class _Daemon:
             logger.error("another daemon has taken %s over; this one ends", self._home.path)
             self._stopping.set()
 
-    def _health(self) -> dict[str, Any]:
-        return {
-            "version": tollboard.__version__,
-            "pid": os.getpid(),
-            "uptime_s": uptime(self._started),
-            "home": str(self._home.path),
-            "tcp": self._tcp,
-            "stopping": self._stopping.is_set(),
-        }
+    def _health(self) -> DaemonHealth:
+        return DaemonHealth(
+            version=tollboard.__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._started, 3),
+            home=str(self._home.path),
+            tcp=self._tcp,
+            stopping=self._stopping.is_set(),
+        )
 
 
 async def _first(serving: asyncio.Task[None], event: Coroutine[Any, Any, Any]) -> None:

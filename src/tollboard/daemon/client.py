@@ -45,6 +45,8 @@ from tollboard.runtime.approval import Approve, Decision, Edit, Reject
 if TYPE_CHECKING:
     import httpx
 
+    from tollboard.operations.wire import DaemonHealth
+
 BASE_URL = "http://tollboard"
 CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
@@ -146,24 +148,26 @@ class Client:
         finally:
             os.close(lock)
 
-    # -- the daemon itself --------------------------------------------------------------------------------------------
+    # -- the daemon itself --------------------------------------------------------------------------------
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> DaemonHealth:
         """Return who serves: version, pid, uptime, state directory, TCP address if any."""
+        from tollboard.operations.wire import DaemonHealth
+
         response = await self._request("GET", "/v1/health")
-        return cast("dict[str, Any]", response.json())
+        return DaemonHealth.model_validate_json(response.content)
 
     async def shutdown(self) -> None:
         """End the daemon gracefully; returns when it has given the directory up."""
         from tollboard.daemon.single import wait_for_exit
 
-        pid = (await self.health())["pid"]
+        pid = (await self.health()).pid
         await self._request("POST", "/v1/shutdown")
         await self.close()
         if not await asyncio.to_thread(wait_for_exit, pid, SHUTDOWN_TIMEOUT_S):
             raise DaemonError(f"the daemon (pid {pid}) has not ended within {SHUTDOWN_TIMEOUT_S:g} s")
 
-    # -- calls ----------------------------------------------------------------------------------------------------------
+    # -- calls --------------------------------------------------------------------------------
 
     async def _request(
         self, method: str, path: str, body: Mapping[str, object] | None = None
@@ -190,7 +194,7 @@ class Client:
         response = await self._request("POST", f"/v1/{operation}", given)
         return OPERATIONS[operation].result.validate_json(response.content)
 
-    # -- sessions -------------------------------------------------------------------------------------------------------
+    # -- sessions --------------------------------------------------------------------------------
 
     async def start_session(
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
@@ -222,7 +226,7 @@ class Client:
         """See `Board.backends`."""
         return cast("tuple[BackendInfo, ...]", await self._call("backends"))
 
-    # -- prompts --------------------------------------------------------------------------------------------------------
+    # -- prompts --------------------------------------------------------------------------------
 
     async def send(self, name: str, prompt: str, *, queue: bool = False, key: str | None = None) -> str:
         """See `Board.send`."""
@@ -249,7 +253,7 @@ class Client:
         """See `Board.cancel`."""
         return cast("Receipt", await self._call("cancel", name=name, ref=ref))
 
-    # -- reading --------------------------------------------------------------------------------------------------------
+    # -- reading --------------------------------------------------------------------------------
 
     async def inbox(
         self, name: str | None = None, *, ack: bool = False, reader: str = DEFAULT_READER,
@@ -319,7 +323,7 @@ class Client:
             raise _unreachable(self.home, exc) from None
         raise DaemonUnreachable("the daemon ended the stream: it is shutting down")
 
-    # -- control --------------------------------------------------------------------------------------------------------
+    # -- control --------------------------------------------------------------------------------
 
     async def interrupt(self, name: str, *, ref: str | None = None) -> Interrupted:
         """See `Board.interrupt`."""
@@ -384,7 +388,7 @@ def _user() -> str:
         return f"uid-{os.getuid()}"
 
 
-# -- starting a daemon ---------------------------------------------------------------------------------------------------
+# -- starting a daemon --------------------------------------------------------------------------------
 
 
 async def start_daemon(home: StateDirectory) -> None:

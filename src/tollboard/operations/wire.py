@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tollboard import errors
 from tollboard.errors import TollboardError, WireError
@@ -25,6 +25,19 @@ STATUS: dict[type[TollboardError], int] = {
     errors.TollboardError: 409,
 }
 """By the nearest class; 507 and 503 are the daemon's honest "not now", never the answer to bad input."""
+
+
+class DaemonHealth(BaseModel):
+    """Who serves: `tcp` is the address of the TCP door, if it is open."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    pid: int
+    uptime_s: float
+    home: str
+    tcp: str | None
+    stopping: bool
 
 
 class ErrorBody(BaseModel):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from tollboard.fleet.records import Caller, FeedItem
 from tollboard.fleet.switchboard import Switchboard
 from tollboard.operations.access import ALL, Access, Capability, plain, read_token
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
-from tollboard.operations.wire import ErrorAnswer, error_answer, parse_arguments, status_of
+from tollboard.operations.wire import DaemonHealth, ErrorAnswer, error_answer, parse_arguments, status_of
 
 logger = logging.getLogger("tollboard.http")
 
@@ -49,7 +48,7 @@ class Door:
     hosts: frozenset[str]
     """Allowed Host headers on TCP, with their port."""
     shutdown: Callable[[], None]
-    health: Callable[[], dict[str, Any]]
+    health: Callable[[], DaemonHealth]
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -72,7 +71,7 @@ def make_app(door: Door) -> FastAPI:
     return app
 
 
-# -- routes ------------------------------------------------------------------------------------------------------------
+# -- routes --------------------------------------------------------------------------------
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorAnswer, "description": text}
@@ -102,18 +101,13 @@ def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> None:
         result = await _unless_gone(request, door, work)
         return JSONResponse(operation.result.dump_python(result, mode="json"))
 
-    schema = operation.arguments.model_json_schema(ref_template="#/components/schemas/{model}")
+    takes = _inlined(operation.arguments.model_json_schema())
+    gives = _inlined(operation.result.json_schema(mode="serialization"))
     app.add_api_route(
         f"/v1/{operation.name}", run, methods=["POST"], operation_id=operation.name, summary=operation.summary,
         description=f"Needs the capability `{operation.needs}`.", response_model=None,
-        responses={
-            200: {
-                "description": "Done.",
-                "content": {"application/json": {"schema": _inlined(operation.result.json_schema(mode="serialization"))}},
-            },
-            **_ANSWERS,
-        },
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}},
+        responses={200: {"description": "Done.", "content": {"application/json": {"schema": gives}}}, **_ANSWERS},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": takes}}}},
     )  # fmt: skip
 
 
@@ -230,7 +224,7 @@ def _add_daemon_routes(app: FastAPI, door: Door) -> None:
     @app.get("/v1/health", operation_id="health", responses=_ANSWERS)
     async def health() -> JSONResponse:
         """Say who serves here."""
-        return JSONResponse(door.health())
+        return JSONResponse(door.health().model_dump())
 
     @app.post("/v1/shutdown", operation_id="shutdown", responses=_ANSWERS)
     async def shutdown(request: Request) -> JSONResponse:
@@ -240,7 +234,7 @@ def _add_daemon_routes(app: FastAPI, door: Door) -> None:
         return JSONResponse({"stopping": True})
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------
 
 
 def _answer(error: TollboardError, status: int | None = None) -> JSONResponse:
@@ -274,11 +268,11 @@ async def _on_bug(_: Request, exc: Exception) -> JSONResponse:
     return _answer(TollboardError("the daemon has a fault; daemon.log says more"), 500)
 
 
-# -- the door ----------------------------------------------------------------------------------------------------------
+# -- the door --------------------------------------------------------------------------------
 
 
 class Gate:
-    """Decides for each request whether it may come in, and as whom; bounds its body. Plain ASGI: streams pass through."""
+    """Decides whether a request may come in, and as whom; bounds its body. Plain ASGI, so that streams pass through."""
 
     def __init__(self, app: Callable[[Scope, Receive, SendMessage], Awaitable[None]], door: Door) -> None:
         self._app = app
@@ -359,8 +353,3 @@ class _Bounded:
     async def send(self, message: MutableMapping[str, Any]) -> None:
         self.answered = True
         await self._send(message)
-
-
-def uptime(started: float) -> float:
-    """Return the seconds since a monotonic time."""
-    return round(time.monotonic() - started, 3)

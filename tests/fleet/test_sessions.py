@@ -472,8 +472,9 @@ async def test_r35_a_session_that_asked_for_restarts_lives_again(fleet: Fleet) -
     machine.task.cancel()
     await fleet.done(ref)
     fleet.gated.gate.set()
-    while (await fleet.board.status("api")).life is not Life.LIVE:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while (await fleet.board.status("api")).life is not Life.LIVE:  # noqa: ASYNC110
+            await asyncio.sleep(0)
     await fleet.run("api", "y")
     board = await fleet.kill()
     assert (await board.status("api")).life is Life.LIVE

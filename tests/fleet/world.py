@@ -54,8 +54,8 @@ class Gated(Backend[dict[str, Any]]):
 
     async def prompt(self, session: dict[str, Any], text: str, turn: Turn) -> AsyncGenerator[Event, None]:
         self.prompts.append(text)
-        self.running.set()
         await turn.checkpoint(session["id"], self.effective)
+        self.running.set()
         if self.raises is not None:
             raise self.raises
         if self.notice is not None:

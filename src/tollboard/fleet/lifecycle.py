@@ -112,6 +112,7 @@ class Lifecycle:
         for commit in commits:
             if commit is not None:
                 await commit
+        self._roster.tell_ended()
         return tuple(request.ref for request in queued)
 
     # -- revive

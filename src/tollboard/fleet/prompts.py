@@ -24,7 +24,6 @@ from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import BroadcastItem, Poll, PollPending, WaitReport
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
-from tollboard.fleet.tail import Tail
 from tollboard.ids import new_ref
 from tollboard.runtime.machine import LIVE
 from tollboard.runtime.results import Failed, Reason
@@ -43,11 +42,10 @@ Mode = Literal["all", "any"]
 class Prompts:
     """Accepts prompts and answers for them."""
 
-    def __init__(self, roster: Roster, ledger: Ledger, runtime: Runtime, tail: Tail) -> None:
+    def __init__(self, roster: Roster, ledger: Ledger, runtime: Runtime) -> None:
         self._roster = roster
         self._ledger = ledger
         self._runtime = runtime
-        self._tail = tail
         self._keys: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     # -- send
@@ -93,7 +91,7 @@ class Prompts:
         ref = new_ref()
         if key is not None:
             session.journal.keyed(ref, key)
-        commit = self._runtime.accept(machine, prompt, ref=ref).commit
+        commit = self._runtime.accept(machine, prompt, on_complete=self._roster.tell_ended, ref=ref).commit
         if commit is not None:
             await self._kept(ref, commit, gated=key is not None)
         return ref
@@ -143,13 +141,19 @@ class Prompts:
             machine.cancel(ref)
         elif waits:
             session.waiting.remove(waits[0])
-            _ = session.journal.finished(waits[0], Failed(Reason.CANCELLED), 0.0)
+            commit = session.journal.finished(waits[0], Failed(Reason.CANCELLED), 0.0)
+            self._runtime.spawn(self._ended(commit))
         else:
             poll = await receipts.poll_one(self._roster, self._ledger, session.id, session.name, ref)
             raise NotCancellable(
                 f"request {ref} is {poll.receipt.outcome or poll.receipt.state.value} already"
             )
         await self._ledger.flush()
+
+    async def _ended(self, commit: Any) -> None:
+        if commit is not None:
+            await commit  # also one that has to be written again
+        self._roster.tell_ended()
 
     # -- wait
 
@@ -163,7 +167,7 @@ class Prompts:
         try:
             async with asyncio.timeout(timeout):
                 while not _enough(polled, mode) and not closed.is_set():
-                    news = self._tail.news
+                    news = self._roster.endings
                     polled = await self._look(refs)
                     if not _enough(polled, mode):
                         await self._changed(polled, mode, news, closed)
@@ -189,7 +193,7 @@ class Prompts:
                 self._runtime.wait_all(in_hand) if mode == "all" else self._runtime.wait_any(in_hand)
             )
         if not in_hand or (mode == "any" and len(in_hand) < len(refs)):
-            # What no agent has in hand is being withdrawn, or waits for a dead session: the feed will tell.
+            # What no agent has in hand is being withdrawn, or waits for a session that is dead.
             waits.append(news.wait())
         tasks = [asyncio.ensure_future(wait) for wait in waits]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -48,6 +49,8 @@ class Roster:
         self._by_name: dict[str, LiveSession] = {}
         self._by_id: dict[str, LiveSession] = {}
         self._starting: set[str] = set()
+        self.endings = asyncio.Event()
+        """Set, and replaced by a new one, whenever a request has ended."""
         runtime.telemetry.attach("fleet.roster", tuple(_HEARD), self._heard)
 
     def __iter__(self) -> Iterator[LiveSession]:
@@ -81,11 +84,18 @@ class Roster:
         """Give a reserved name back."""
         self._starting.discard(name)
 
+    def tell_ended(self, *_: object) -> None:
+        """Tell those who wait for a request that no agent has in hand; also the `on_complete` of every request."""
+        endings, self.endings = self.endings, asyncio.Event()
+        endings.set()
+
     async def start(self, session: LiveSession) -> None:
         """Start the session's agent, which takes over its queue; what it really runs with is not known yet."""
         record = session.record = replace(session.record, effective={})
         path = self.settings.check_path(record.path)
         options = resolve_references(record.options, os.environ)
+        for request in session.waiting:
+            request.on_complete = self.tell_ended
         known = {} if record.provider_session_id is None else {"answered": record.answered}
         machine = await self.runtime.start_agent(
             SessionAgent,

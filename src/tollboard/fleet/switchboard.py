@@ -94,7 +94,7 @@ class Switchboard:
         self._reading = Reading(ledger, runtime.clock)
         self._tail.on_items = self._reading.heard
         self._lifecycle = Lifecycle(self._roster, ledger, runtime, self._tail)
-        self._prompts = Prompts(self._roster, ledger, runtime, self._tail)
+        self._prompts = Prompts(self._roster, ledger, runtime)
         self._control = Control(self._roster, ledger, runtime, self._lifecycle)
         self._state = _State()
 

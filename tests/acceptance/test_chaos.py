@@ -52,7 +52,7 @@ class Storm:
     async def start(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
         ready, theirs = os.pipe()
-        self.daemon = subprocess.Popen(
+        self.daemon = subprocess.Popen(  # noqa: ASYNC220 - returns at once
             [sys.executable, str(WITNESS_DAEMON), "--home", str(self.home), "--ready-fd", str(theirs)],
             pass_fds=[theirs], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -65,6 +65,12 @@ class Storm:
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGKILL)
         await asyncio.to_thread(self.daemon.wait)
+
+    def end(self) -> None:
+        """Leave no daemon behind, however the test went."""
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.kill()
+            self.daemon.wait()
 
     async def client(self) -> None:
         """Send prompts for ever; whatever the daemon's death does to a call is the next call's problem."""
@@ -138,6 +144,14 @@ async def test_every_ref_has_one_outcome_and_nothing_runs_twice_whatever_is_kill
     print(f"chaos seed {seed} (TOLLBOARD_CHAOS_SEED)")
     monkeypatch.setenv("CHAOS_HOME", str(home))
     storm = Storm(home, seed)
+    try:
+        await _storm(storm, tmp_path, chaos_kills)
+    finally:
+        storm.end()
+
+
+async def _storm(storm: Storm, tmp_path: Path, chaos_kills: int) -> None:
+    home = storm.home
     await storm.start()
     async with await Client.connect(home, start=False) as board:
         for n in range(SESSIONS):

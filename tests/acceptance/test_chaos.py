@@ -124,6 +124,11 @@ def _left(home: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
+def _witnessed(directory: Path) -> list[str]:
+    log = directory / "witness.log"
+    return log.read_text().split() if log.exists() else []
+
+
 async def _all_entries(board: Client, session: str) -> list[Entry]:
     entries: list[Entry] = []
     before = None
@@ -172,9 +177,7 @@ async def _storm(storm: Storm, tmp_path: Path, chaos_kills: int) -> None:
         for start in range(0, len(refs), 500):
             report = await board.wait(refs[start : start + 500], timeout=120)
             assert not report.pending, "a ref never ended"
-        ran = Counter(
-            line for n in range(SESSIONS) for line in (tmp_path / f"s{n}" / "witness.log").read_text().split()
-        )
+        ran = Counter(token for n in range(SESSIONS) for token in _witnessed(tmp_path / f"s{n}"))
         twice = [token for token, count in ran.items() if count > 1]
         assert not twice, f"ran twice: {twice[:5]}"
         for ref, (session, token) in storm.refs.items():

@@ -34,6 +34,8 @@ SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, DAEMON = (
     "Daemon",
 )
 SECTIONS = (SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, DAEMON)
+FIRST = ("start", "list", "status", "doctor", "demo")
+"""What somebody new looks for stands first in its section."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", autocompletion=complete_session)]
 AnyName = Annotated[
@@ -70,7 +72,8 @@ class Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one list of commands for each section."""
-        shown = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        names = sorted(self.list_commands(ctx), key=lambda name: (*FIRST, name).index(name))
+        shown = [(name, self.commands[name]) for name in names]
         width = max(len(name) for name, _ in shown)
         for section in dict.fromkeys((*SECTIONS, None)):
             rows = [

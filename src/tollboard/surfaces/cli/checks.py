@@ -12,17 +12,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tollboard.errors import DaemonUnreachable, TollboardError
+from tollboard.errors import DaemonError, DaemonUnreachable, TollboardError
 from tollboard.surfaces.cli import connection
-from tollboard.surfaces.cli.connection import Places
 from tollboard.surfaces.cli.text import count
+
+if TYPE_CHECKING:
+    from tollboard.daemon.config import StateDirectory
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 37, 0)
-SOCKET_PATH_BYTES = 107
-"""Room for the path in the system's socket address on Linux (macOS has 103)."""
 LITTLE_SPACE, NO_SPACE = 1 << 30, 50 << 20
 BACKEND_CHECK_S = 20.0
 
@@ -56,9 +56,9 @@ def python() -> Check:
     return Check("python", "ok", detail)
 
 
-def directory(places: Places) -> Check:
+def directory(places: StateDirectory) -> Check:
     """Look at the state directory: whose it is, who may enter, whether there is room."""
-    home, name = places.home, "directory"
+    home, name = places.path, "directory"
     try:
         found = home.stat()
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def _room(home: Path) -> Check:
     return Check("directory", "ok", detail)
 
 
-def database(places: Places) -> Check:
+def database(places: StateDirectory) -> Check:
     """Open the database read-only beside whoever writes it; look at its schema and its soundness."""
     from tollboard.store.opening import Place, version_of
 
@@ -116,7 +116,7 @@ def database(places: Places) -> Check:
     return Check(name, "ok", f"{path}, schema {version or 'none yet'}, {size:,.1f} MiB, sound")
 
 
-def daemon(places: Places, running: Daemon | TollboardError, version: str) -> Check:
+def daemon(places: StateDirectory, running: Daemon | TollboardError, version: str) -> Check:
     """Look at the socket, and at who answers on it."""
     name = "daemon"
     if isinstance(running, Daemon):
@@ -126,12 +126,10 @@ def daemon(places: Places, running: Daemon | TollboardError, version: str) -> Ch
                 name, "warning", f"{detail}; this program is {version}", "restart it: tollboard shutdown"
             )
         return Check(name, "ok", detail)
-    length = len(os.fsencode(places.socket))
-    if length > SOCKET_PATH_BYTES:
-        return Check(
-            name, "broken", f"the socket's path has {length} bytes, {SOCKET_PATH_BYTES} are possible: {places.socket}",
-            "use a shorter directory: --home or $TOLLBOARD_HOME",
-        )  # fmt: skip
+    try:
+        places.check_socket_path()
+    except DaemonError as wrong:
+        return Check(name, "broken", str(wrong), "use a shorter directory: --home or $TOLLBOARD_HOME")
     if not isinstance(running, DaemonUnreachable):
         return Check(name, "broken", str(running), f"see {places.log}")
     if places.socket.exists():
@@ -140,7 +138,7 @@ def daemon(places: Places, running: Daemon | TollboardError, version: str) -> Ch
     return Check(name, "ok", "not running; any command starts it")
 
 
-def token(places: Places) -> Check | None:
+def token(places: StateDirectory) -> Check | None:
     """Look at who may read the token; `None` when there is none yet."""
     try:
         mode = stat.S_IMODE(places.token.stat().st_mode)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tollboard.daemon.client import Client
+    from tollboard.daemon.config import StateDirectory
 
 
 def open_board(home: Path | None, *, start: bool = True) -> AbstractAsyncContextManager[Client]:
@@ -29,38 +31,18 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         # A container's user id often has no name.
-        import os
-
         return f"uid-{os.getuid()}"
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The files of a state directory."""
-
-    home: Path
-    database: Path
-    socket: Path
-    token: Path
-    log: Path
-
-
-def places(home: Path | None) -> Places:
+def places(home: Path | None) -> StateDirectory:
     """Return where things are, for those who look without a daemon."""
-    if home is None:
-        import os
+    from tollboard.daemon.config import state_directory
 
-        given = os.environ.get("TOLLBOARD_HOME")
-        if given:
-            home = Path(given)
-        else:
-            from platformdirs import user_state_path
-
-            home = user_state_path("tollboard")
-    home = home.expanduser().absolute()
-    return Places(home, home / "tollboard.db", home / "daemon.sock", home / "token", home / "daemon.log")
+    return state_directory(home)
 
 
-def serve_here(home: Path | None, *, tcp: str | None) -> int:
-    """Run the daemon in this process until it is told to end, and return its exit code."""
-    raise NotImplementedError
+def serve_here(home: Path | None, *, take_over: bool) -> NoReturn:
+    """Become the daemon: this process goes on as the other program, so signals and the exit code are the daemon's."""
+    where = str(places(home).path)
+    command = [sys.executable, "-m", "tollboard.daemon", "--foreground", "--home", where]
+    os.execv(sys.executable, [*command, *(["--take-over"] if take_over else [])])

@@ -15,21 +15,17 @@ from tollboard.surfaces.cli.invocation import Cli
 
 def own_version() -> str:
     """Return the version of this program."""
-    from importlib.metadata import PackageNotFoundError, version
+    import tollboard
 
-    try:
-        return version(PROGRAM)
-    except PackageNotFoundError:
-        return "unknown"
+    return tollboard.__version__
 
 
 @command(DAEMON)
 def serve(
     cli: Cli,
-    tcp: Annotated[
-        str | None,
-        typer.Option("--tcp", metavar="HOST:PORT", help="Listen there as well; clients need the token."),
-    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the state directory from a daemon that hangs.")
+    ] = False,
 ) -> int:
     """Run the daemon in front, until Ctrl-C.
 
@@ -37,7 +33,7 @@ def serve(
     Example:
       tollboard serve
     """
-    return serve_here(cli.home, tcp=tcp)
+    return serve_here(cli.home, take_over=take_over)
 
 
 @command(DAEMON)

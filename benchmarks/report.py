@@ -13,6 +13,13 @@ from benchmarks.peers import FLOOR
 
 Record = dict[str, Any]
 
+_KINDS = (
+    ("times", "of the time"),
+    ("groups", "of the loop's thread"),
+    ("functions", "of the loop's thread by function"),
+    ("threads", "of the other threads by function"),
+)
+
 _BIG = 100
 
 TABLES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
@@ -29,7 +36,8 @@ TABLES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ("w8-acked", "W8: one client, every turn durable before the next (FULL)", "aio-proto-durable",
      (("p50_us", "p50 µs"), ("flush_us", "a flush, µs"))),
     ("w9", "W9: how late a heartbeat of 1 ms comes beside W2's load", FLOOR,
-     (("turns_per_s", "turns/s"), ("lag_p50_ms", "lag p50 ms"), ("lag_max_ms", "lag max ms"))),
+     (("turns_per_s", "turns/s"), ("lag_p50_ms", "lag p50 ms"), ("lag_max_ms", "lag max ms"),
+      ("collector_max_ms", "longest collection ms"))),
 )  # fmt: skip
 
 
@@ -105,11 +113,7 @@ def _goals(rounds: Sequence[Round]) -> list[str]:
 
 def _limit(goal: Goal, profile: dict[str, list[tuple[str, float]]]) -> list[str]:
     lines = [f"**{goal.workload}, {goal.text}** ({' '.join(goal.limits)}, by samples of CPU time)", ""]
-    for name, kind in (
-        ("groups", "of the loop's thread"),
-        ("functions", "by function"),
-        ("threads", "other threads"),
-    ):
+    for name, kind in _KINDS:
         shares = [f"{where} {share:.0%}" for where, share in profile.get(name, [])[:9] if share >= 0.02]
         if shares:
             lines.append(f"- {kind}: {', '.join(f'`{s}`' if ':' in s else s for s in shares)}")

@@ -182,7 +182,11 @@ async def heartbeat_lag(peer: Peer, sizes: Sizes) -> Metrics:
     gc.collect()
     arm(peer, agents * tells)
     lags: list[int] = []
+    pauses: list[int] = []
     going = True
+
+    def collected(phase: str, info: object) -> None:
+        pauses.append(now() if phase == "start" else now() - pauses.pop())
 
     async def beat() -> None:
         while going:
@@ -193,16 +197,19 @@ async def heartbeat_lag(peer: Peer, sizes: Sizes) -> Metrics:
     heart = asyncio.ensure_future(beat())
     await asyncio.sleep(0.02)
     lags.clear()
+    gc.callbacks.append(collected)
     began = now()
     await _tell_all(peer, handles, tells, lambda: asyncio.sleep(0))
     await peer.all_done()
     seconds = (peer.latch.done_ns - began) / 1e9
     going = False
     await heart
+    gc.callbacks.remove(collected)
     return {
         "turns_per_s": agents * tells / seconds,
         "lag_p50_ms": percentile(lags, 0.5) / 1e6,
         "lag_max_ms": max(lags) / 1e6,
+        "collector_max_ms": max(pauses, default=0) / 1e6,
     }
 
 

@@ -274,11 +274,19 @@ _BEHIND = sessions.outerjoin(
 )
 _ONE_OR_ALL = or_(bindparam("session_id").is_(null()), sessions.c.id == bindparam("session_id"))
 
+_READ = func.coalesce(
+    select(cursors.c.seq)
+    .where(cursors.c.session_id == sessions.c.id, cursors.c.reader == bindparam("reader"))
+    .scalar_subquery(),
+    literal_column("0"),
+)
+# The plus keeps SQLite from looking sessions up by id, that is from reading every request there ever was (E36); the
+# subquery, rather than a join, lets it begin at the cursor.
+_ITS_UNREAD = (requests.c.session_id == literal_column("+sessions.id")) & (requests.c.seq > _READ)
+
 UNREAD = Query(
     select(*_REQUEST)
-    .select_from(
-        _BEHIND.join(requests, (requests.c.session_id == sessions.c.id) & (requests.c.seq > _CURSOR))
-    )
+    .select_from(sessions.join(requests, _ITS_UNREAD))
     .where(_ONE_OR_ALL)
     .order_by(requests.c.ended_at, requests.c.number)
     .limit(bindparam("count"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from tollboard.daemon.config import state_directory
@@ -19,10 +20,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--foreground", action="store_true", help="log to the terminal too")
     parser.add_argument("--ready-fd", type=int, help="a pipe to say `ready` or the error to")
+    parser.add_argument("--detach", action="store_true", help="go into the background at once")
     given = parser.parse_args(arguments)
+    if given.detach:
+        _detach()
     from tollboard.daemon.app import Serve, serve
 
     return serve(Serve(state_directory(given.home), given.take_over, given.ready_fd, given.foreground))
+
+
+def _detach() -> None:
+    """Leave the process that started us: it ends here, we go on in a session of our own. Nothing is imported yet."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
 
 
 if __name__ == "__main__":

@@ -399,12 +399,14 @@ async def start_daemon(home: StateDirectory) -> None:
     ready, theirs = os.pipe()
     command = [sys.executable, "-m", "tollboard.daemon", "--home", str(home.path), "--ready-fd", str(theirs)]
     try:
-        subprocess.Popen(  # noqa: ASYNC220 - returns at once; it outlives us on purpose
-            command, pass_fds=[theirs], start_new_session=True, cwd="/",
+        starter = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+            [*command, "--detach"], pass_fds=[theirs], cwd="/",
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
     finally:
         os.close(theirs)
+    # The daemon detaches itself: what we started ends at once, and no child of ours is left to be waited for.
+    await asyncio.to_thread(starter.wait)
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             word = (await asyncio.to_thread(_read_all, ready)).strip()

@@ -15,7 +15,8 @@
     │   ├── KeyReused            an idempotency key with other content
     │   ├── NotCancellable       the request is in flight or done
     │   ├── WouldDeadlock        an agent waiting for itself, directly or round a cycle
-    │   └── Draining             the agent takes no new work
+    │   ├── Draining             the agent takes no new work
+    │   └── PoolStopped          the pool was stopped, or has no workers left
     ├── Invalid                  bad input; nothing was changed
     │   ├── InvalidName
     │   ├── InvalidOption
@@ -26,6 +27,7 @@
     │   └── WireError            a request that does not fit the operation's arguments
     ├── Denied                   the client's capability or token does not allow it
     ├── Overloaded               a bounded queue is full; nothing was accepted
+    ├── RateLimited              too soon; `.retry_after` says how many seconds to wait
     ├── TimedOut                 the wait ended, the work goes on
     ├── TurnFailed               the turn ended without a response; `.reason` says why
     ├── BackendError             the backend or its program failed
@@ -145,6 +147,12 @@ class Draining(Conflict):
     code = "draining"
 
 
+class PoolStopped(Conflict):
+    """The pool was stopped, or the role has no workers left; nothing was accepted."""
+
+    code = "pool_stopped"
+
+
 class Invalid(TollboardError):
     """Bad input; nothing was changed."""
 
@@ -212,6 +220,16 @@ class Overloaded(TollboardError):
         self.limit = limit
         self.size = size
         self.unit = unit
+
+
+class RateLimited(TollboardError):
+    """The rate limit allows no task now; nothing was accepted. `retry_after` is in seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the rate limit allows the next task in {retry_after:.3g} s: wait that long, or let it wait")
+        self.retry_after = retry_after
 
 
 class TimedOut(TollboardError):

@@ -1,0 +1,1 @@
+"""Pools: a fixed or elastic set of warm agents that work through a stream of independent tasks."""

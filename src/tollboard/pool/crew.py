@@ -1,0 +1,449 @@
+"""A crew: the workers of one role, what waits for them, and what happens when one of them ends.
+
+Rules:
+1. A task is in exactly one place: in `unassigned`, in the strategy, or with one worker. Every move between them is one
+   step of the loop, so a task is neither lost nor run twice, whenever a worker dies.
+2. A worker's agent has at most one task of ours. Everything else waits here and not in the agent's mailbox, so the
+   death of an agent takes one task with it and no more; and if that one had not begun, it moves on like the others.
+3. What was taken back (from a dead, halted or retiring worker, or for a retry) waits in `unassigned`, in order, and
+   goes to whoever is free next, before anything newer. No strategy is asked again, so nothing there can fail.
+4. Every task of asyncio made here is owned here, and `close` waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Protocol
+
+from tollboard.clock import Clock
+from tollboard.errors import AgentNotFound, PoolStopped, TollboardError
+from tollboard.pool import telemetry as events
+from tollboard.pool.admission import Admission
+from tollboard.pool.dispatch import Strategy
+from tollboard.pool.scaling import Autoscaler
+from tollboard.pool.task import PoolTask
+from tollboard.pool.worker import Slot, Worker
+from tollboard.runtime.request import OnHalt
+from tollboard.runtime.results import Completed, Failed, Outcome, Reason
+from tollboard.runtime.runtime import Runtime
+from tollboard.runtime.status import Phase
+
+logger = logging.getLogger("tollboard.pool")
+
+StartWorker = Callable[[Worker], Coroutine[object, object, None]]
+
+
+class Desk(Protocol):
+    """What a crew needs of its pool."""
+
+    name: str
+    runtime: Runtime
+    admission: Admission
+    running: int
+
+    def new_slot(self) -> Slot:
+        """Return a place with the pool's next number."""
+
+    def settle(self, task: PoolTask, outcome: Outcome) -> None:
+        """Take a task that has ended and whose end is durable."""
+
+    def end_unrun(self, task: PoolTask, outcome: Failed) -> None:
+        """End a task that no worker has: remember it, then settle it."""
+
+    def watch_resumes(self) -> None:
+        """See to it that `resumed` is called: a worker is halted."""
+
+
+class Crew:
+    """The workers of one role."""
+
+    def __init__(
+        self, desk: Desk, role: str, strategy: Strategy, start_worker: StartWorker, *,
+        retries: int, max_restarts: int, restart_window_s: float,
+    ) -> None:  # fmt: skip
+        self.desk = desk
+        self.role = role
+        self.strategy = strategy
+        self.retries = retries
+        self.runtime = desk.runtime
+        self.clock: Clock = desk.runtime.clock
+        self.admission = desk.admission
+        self.workers: list[Worker] = []
+        """Those that may get tasks, in the order of their places."""
+        self.all: dict[str, Worker] = {}
+        """Those that live: also the halted and the retiring ones."""
+        self.idle: dict[Worker, None] = {}
+        """Those of `workers` without a task; the one that has been idle longest comes first (E40)."""
+        self.unassigned: deque[PoolTask] = deque()
+        self.waiting = 0
+        self.scaler: Autoscaler | None = None
+        self.problem: str | None = None
+        self.closing = False
+        self.muted = False
+        """The process is going down: what has not ended is left to the journal."""
+        self._start_worker = start_worker
+        self._max_restarts = max_restarts
+        self._restart_window_s = restart_window_s
+        self._starts: dict[asyncio.Task[Worker], Slot] = {}
+        self._stops: set[asyncio.Task[None]] = set()
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def require(self) -> None:
+        """Raise PoolStopped if nobody is left, or on the way, who could run a task."""
+        if not self.workers and not self._has_future():
+            raise PoolStopped(
+                f"pool {self.desk.name!r} has no worker of role {self.role!r} left ({self.problem}): "
+                "scale it up, or start a new pool"
+            )
+
+    def place(self, task: PoolTask) -> Worker | None:
+        """Let an accepted task wait, and return whom to `offer` it to. What the strategy raises goes through."""
+        workers = self.workers
+        worker = None
+        if workers:
+            worker = self.strategy.put(task, workers)
+            if worker is not None:
+                task.worker = worker.name
+        else:
+            self.unassigned.append(task)
+        self.waiting += 1
+        admission = self.admission
+        admission.waiting += 1
+        admission.waiting_bytes += task.size
+        return worker
+
+    def offer(self, worker: Worker | None) -> None:
+        """Give a placed task to its worker, or to an idle one; nothing happens if they are busy."""
+        if worker is not None:
+            if worker.task is None:
+                self.feed(worker)
+        else:
+            while self.idle:
+                idle = next(iter(self.idle))
+                self.feed(idle)
+                if not idle.out:
+                    break
+        if self.scaler is not None:
+            self.scaler.look()
+
+    def withdraw(self, task: PoolTask) -> None:
+        """Take a waiting task out of the count; whoever meets it in a queue drops it."""
+        task.withdrawn = True
+        self.waiting -= 1
+        self.admission.left(task.size)
+
+    def feed(self, worker: Worker) -> None:
+        """Give a free worker its next task, or make it idle."""
+        machine = worker.machine
+        if worker.out or machine.halted or machine.draining:
+            self._not_free(worker)
+            return
+        task = self._take(worker)
+        if task is None:
+            self.idle[worker] = None
+            return
+        self.idle.pop(worker, None)
+        task.worker = worker.name
+        task.attempt += 1
+        task.started_at = self.clock.time()
+        worker.task = task
+        try:
+            worker.request = self.runtime.accept(machine, task.prompt, OnHalt.WAIT, worker.done, task.ref)
+        except TollboardError as exc:
+            # E44: the agent is on its way out and its end has not reached us yet, or strangers have filled its mailbox.
+            worker.task = None
+            self._take_back(task, unbegun=True)
+            self.lost(worker, exc.code)
+            self._stop(worker)
+            return
+        self.waiting -= 1
+        self.desk.running += 1
+        self.admission.left(task.size)
+        if self.runtime.telemetry.handlers:
+            self._emit(events.TASK_STARTED, {"attempt": task.attempt}, task)
+
+    def finished(self, worker: Worker, task: PoolTask, outcome: Outcome) -> None:
+        """Take the outcome of a worker's task; keep the task if it goes on, then give the worker its next one."""
+        goes_on = not isinstance(outcome, Completed) and worker.goes_on(outcome)
+        unbegun = goes_on and (task.recalled or worker.unbegun(outcome))
+        worker.task = worker.request = None
+        self.desk.running -= 1
+        if goes_on:
+            self.waiting += 1
+            self.admission.waiting += 1
+            self.admission.waiting_bytes += task.size
+            self._take_back(task, unbegun=unbegun)
+        else:
+            if isinstance(outcome, Completed):
+                worker.ok += 1
+            else:
+                worker.failed += 1
+            self.desk.settle(task, outcome)
+        if worker.machine.phase is Phase.PROCESSING or worker.machine.phase is Phase.IDLE:
+            self.feed(worker)
+        if goes_on:
+            self.wake()
+        if self.scaler is not None:
+            self.scaler.look()
+
+    def wake(self) -> None:
+        """Let idle workers take what nobody in particular has."""
+        while self.unassigned and self.idle:
+            self.feed(next(iter(self.idle)))
+
+    def drain(self) -> list[PoolTask]:
+        """Return everything that waits, in the order it was submitted, and forget it."""
+        found = [*self.unassigned, *self.strategy.drain()]
+        self.unassigned.clear()
+        for worker in self.all.values():
+            found += self.strategy.lost(worker)
+        kept = sorted((task for task in found if not task.withdrawn), key=lambda task: task.index)
+        for task in kept:
+            self.waiting -= 1
+            self.admission.left(task.size)
+        return kept
+
+    def _take(self, worker: Worker) -> PoolTask | None:
+        while True:
+            task = self.unassigned.popleft() if self.unassigned else self.strategy.take(worker)
+            if task is None or not task.withdrawn:
+                return task
+
+    def _take_back(self, task: PoolTask, *, unbegun: bool) -> None:
+        """Put a task in front of what waits; one that had not begun was not an attempt."""
+        if unbegun:
+            task.attempt -= 1
+            task.started_at = None
+            task.recalled = False
+        task.worker = None
+        self.unassigned.appendleft(task)
+
+    def _not_free(self, worker: Worker) -> None:
+        if worker.retiring:
+            self._stop(worker)
+        elif worker.machine.halted and not worker.is_halted:
+            self.halted(worker)
+        elif worker.machine.draining:
+            self._leave(worker)
+
+    # -- workers that come and go --------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Return how many workers it has or is starting, without those that retire."""
+        return sum(not worker.retiring for worker in self.all.values()) + len(self._starts)
+
+    @property
+    def idle_count(self) -> int:
+        """Return how many workers have no task."""
+        return len(self.idle)
+
+    @property
+    def running(self) -> int:
+        """Return how many workers have a task."""
+        return sum(worker.task is not None for worker in self.all.values())
+
+    @property
+    def starting(self) -> int:
+        """Return how many workers are being started."""
+        return len(self._starts)
+
+    async def start(self, slot: Slot) -> Worker:
+        """Start a worker for a place and return it; it has not joined yet."""
+        worker = Worker(self, slot, slot.next_name(self.desk.name))
+        await self._start_worker(worker)
+        return worker
+
+    def join(self, worker: Worker, *, grown: bool = False) -> None:
+        """Give a worker that was started its first task."""
+        if worker.is_lost:
+            return
+        self.all[worker.name] = worker
+        if self.closing:
+            return
+        self.problem = None
+        self._enter(worker)
+        if grown:
+            self.strategy.grown(worker, self.workers)
+        if self.runtime.telemetry.handlers:
+            self._emit_worker(events.WORKER_STARTED, worker)
+        self.feed(worker)
+
+    def lost(self, worker: Worker, reason: str) -> None:
+        """Let the others have what a dead worker left behind, and start a replacement (P12, E41). Idempotent."""
+        if worker.is_lost:
+            return
+        worker.is_lost = True
+        self._leave(worker)
+        self.all.pop(worker.name, None)
+        if self.closing:
+            return
+        if self.runtime.telemetry.handlers:
+            self._emit_worker(events.WORKER_LOST, worker, reason=reason)
+        if not worker.retiring:
+            self._replace(worker.slot, f"worker {worker.name!r} ended: {reason}")
+        self.wake()
+
+    def halted(self, worker: Worker) -> None:
+        """Let the others have what waits for a halted worker; it is back when its agent is resumed (E43)."""
+        if worker.is_halted or worker.is_lost or worker.retiring:
+            return
+        worker.is_halted = True
+        self._leave(worker)
+        self.desk.watch_resumes()
+        task, request = worker.task, worker.request
+        if task is not None and request is not None and request.started_at is None:
+            task.recalled = True
+            if not self.runtime.withdraw(task.ref, Reason.CANCELLED):
+                task.recalled = False
+        self.wake()
+
+    def resumed(self, worker: Worker) -> None:
+        """Give a worker that was halted its next task."""
+        worker.is_halted = False
+        if worker.is_lost or worker.retiring or self.closing:
+            return
+        self._enter(worker)
+        if worker.task is None:
+            self.feed(worker)
+
+    def resize(self, size: int) -> None:
+        """Begin to grow or shrink to this size; idle workers only (P11)."""
+        while self.size < size:
+            self._spawn(self.desk.new_slot())
+        for worker in tuple(self.idle):
+            if self.size <= size:
+                return
+            self._retire(worker)
+
+    async def scale(self, size: int) -> None:
+        """Grow or shrink to this size, busy ones after their task. Returns when those that were started have joined.
+
+        Raises what the backend raised if a worker could not be started; those that could are kept.
+        """
+        self.resize(size)
+        for worker in tuple(reversed(self.workers)):
+            if self.size > size:
+                self._retire(worker)
+        starts = tuple(self._starts)
+        if starts:
+            _ = await asyncio.wait(starts)
+            for start in starts:
+                if not start.cancelled() and (exc := start.exception()) is not None:
+                    raise exc
+
+    async def close(self) -> None:
+        """Stop every worker and wait for it; nothing that waits is run any more."""
+        self.closing = True
+        if self.scaler is not None:
+            self.scaler.close()
+        starts = tuple(self._starts)
+        for start in starts:
+            start.cancel()
+        if starts:
+            _ = await asyncio.wait(starts)
+        for worker in tuple(self.all.values()):
+            self._leave(worker)
+            self._stop(worker)
+        while self._stops:
+            _ = await asyncio.wait(tuple(self._stops))
+
+    def _has_future(self) -> bool:
+        return bool(self._starts) or any(not worker.retiring for worker in self.all.values())
+
+    def _enter(self, worker: Worker) -> None:
+        worker.out = False
+        self.workers.append(worker)
+        self.workers.sort(key=lambda other: other.slot.number)
+
+    def _leave(self, worker: Worker) -> None:
+        """Take a worker out of what gets tasks; what waited for it waits for the others now, in order."""
+        if worker.out:
+            return
+        worker.out = True
+        self.workers.remove(worker)
+        self.idle.pop(worker, None)
+        for task in self.strategy.lost(worker):
+            task.worker = None
+            self.unassigned.append(task)
+
+    def _retire(self, worker: Worker) -> None:
+        worker.retiring = True
+        self._leave(worker)
+        if worker.task is None:
+            self._stop(worker)
+        self.wake()
+
+    def _stop(self, worker: Worker) -> None:
+        if worker.stopping is None:
+            stop = asyncio.get_running_loop().create_task(self._stopped(worker))
+            worker.stopping = stop
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
+
+    async def _stopped(self, worker: Worker) -> None:
+        # Not there any more, or ending already, is what was wanted.
+        if self.runtime.whereis(worker.name) is not worker.machine:
+            return
+        try:
+            await self.runtime.stop(worker.name, reason="the pool stops")
+        except AgentNotFound:
+            return
+
+    def _replace(self, slot: Slot, why: str) -> None:
+        """Start a replacement, unless this place has lost too many workers too quickly."""
+        now = self.clock.monotonic()
+        slot.deaths.append(now)
+        recent = sum(now - at <= self._restart_window_s for at in slot.deaths)
+        if recent > self._max_restarts:
+            self._give_up(f"{why}; {recent} workers of its place ended within {self._restart_window_s:g} s")
+        else:
+            self._spawn(slot)
+
+    def _spawn(self, slot: Slot) -> None:
+        start = asyncio.get_running_loop().create_task(self.start(slot))
+        self._starts[start] = slot
+        start.add_done_callback(self._spawned)
+
+    def _spawned(self, start: asyncio.Task[Worker]) -> None:
+        slot = self._starts.pop(start)
+        if start.cancelled():
+            return
+        exc = start.exception()
+        if exc is None:
+            self.join(start.result(), grown=slot.generation == 1)
+        elif not self.closing:
+            said = str(exc) if isinstance(exc, TollboardError) else type(exc).__name__
+            self._give_up(f"worker {slot.number} could not be started: {said}")
+
+    def _give_up(self, why: str) -> None:
+        """Go on with fewer workers; without any, fail what waits, so that nobody waits for ever (E42)."""
+        logger.error("pool %s: %s", self.desk.name, why)
+        self.problem = why
+        if self._has_future():
+            self.wake()
+            return
+        for task in self.drain():
+            self.desk.end_unrun(
+                task, Failed(Reason.CRASHED, f"no worker of role {self.role!r} is left: {why}")
+            )
+
+    # -- what can be seen ----------------------------------------------------------------------------
+
+    def _emit(self, event: tuple[str, ...], measurements: dict[str, float], task: PoolTask) -> None:
+        measurements["waiting"] = self.waiting
+        meta = {"pool": self.desk.name, "role": self.role, "worker": task.worker, "ref": task.ref}
+        self.runtime.telemetry.execute(event, measurements, meta)
+
+    def _emit_worker(self, event: tuple[str, ...], worker: Worker, **meta: object) -> None:
+        base = {"pool": self.desk.name, "role": self.role, "worker": worker.name}
+        self.runtime.telemetry.execute(event, {"workers": len(self.workers)}, {**base, **meta})
+
+
+def all_workers(crews: Iterable[Crew]) -> list[Worker]:
+    """Return the living workers of these crews, in the order of their places."""
+    return sorted((w for crew in crews for w in crew.all.values()), key=lambda worker: worker.slot.number)

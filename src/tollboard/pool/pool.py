@@ -1,0 +1,347 @@
+"""The pool: warm agents that work through independent tasks. Only the verbs; `desk.py` and `crew.py` do the work.
+
+async with Pool.start(3, role="trivia expert", backend=EchoBackend()) as pool:
+    await pool.submit_many(questions)
+    await pool.wait_for_all()
+    for result in pool.results():
+        print(result.worker, result.text or result.error)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+from tollboard.errors import InvalidOption, NotCancellable, RequestNotFound, TimedOut
+from tollboard.pool.crew import all_workers
+from tollboard.pool.desk import Commits, TaskDesk
+from tollboard.pool.dispatch import Strategy
+from tollboard.pool.journal import NullPoolJournal, PoolJournal
+from tollboard.pool.opening import Starting, make_crews, start_all, starter
+from tollboard.pool.records import Backlog, PoolResults, PoolStatus, Submission, Task, TaskResult
+from tollboard.pool.settings import (
+    MIB,
+    BackendDirectory,
+    Count,
+    check_count,
+    find_backend,
+    settle_settings,
+)
+from tollboard.pool.streams import Feed, Follower, OnProgress
+from tollboard.pool.worker import PoolWorker
+from tollboard.runtime.backend import Backend
+from tollboard.runtime.results import Failed, Reason
+from tollboard.runtime.runtime import Runtime
+
+COMMITS_PER_WAIT = 1_000
+_NO_JOURNAL = NullPoolJournal()
+
+
+class Pool:
+    """A set of workers and their tasks. Make one with `Pool.start`; everything runs on the loop that did."""
+
+    def __init__(self, desk: TaskDesk, *, own_runtime: bool) -> None:
+        """Make a pool without workers; `Pool.start` is what callers want."""
+        self.name = desk.name
+        self.settings = desk.settings
+        self.runtime = desk.runtime
+        self._desk = desk
+        self._own_runtime = own_runtime
+        self._stopped: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name!r} {self._desk.open} open{' stopped' if self._stopped else ''}>"
+
+    # -- life ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def start(
+        size: Count, *, backend: Backend[Any] | str, backends: BackendDirectory | None = None, name: str | None = None,
+        role: str | None = None, strategy: str | Callable[[], Strategy] = "round_robin",
+        rate: float | str | None = None, burst: int | None = None, min: Count | None = None, max: Count | None = None,
+        retries: int = 0, max_queued: int = 10_000, max_queued_bytes: int = 64 * MIB, max_results: int = 100_000,
+        max_result_bytes: int = 256 * MIB, cooldown_s: float = 5.0, max_restarts: int = 3,
+        restart_window_s: float = 60.0, runtime: Runtime | None = None, worker: type[PoolWorker] = PoolWorker,
+        journal: PoolJournal = _NO_JOURNAL, backlog: Sequence[Backlog] = (), first_index: int = 0, **options: object,
+    ) -> Starting:  # fmt: skip
+        """Start a pool: `await` this, or enter it with `async with`, which stops the pool at the end.
+
+        `size` is a number of workers or `{role: number}`. All have started when this returns; if one cannot, those
+        that did are stopped and the error says which (P01). `options` go to every worker: those of AgentOptions to
+        the runtime, the rest to the backend, with `{role}` and `{worker}` in texts filled in.
+        `min` and `max` make each role elastic; `retries` is how often a task is run again whose worker died or
+        whose backend failed; `runtime` shares one, else the pool has its own. `journal`, `backlog` and `first_index`
+        bring a pool back (see `journal.py`).
+
+        Raises, before anything exists: InvalidOption, InvalidName, UnknownBackend. Then AgentExists, or what the
+        backend raises.
+        """
+        settings = settle_settings(
+            size, name=name, role=role, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
+            max_queued=max_queued, max_queued_bytes=max_queued_bytes, max_results=max_results,
+            max_result_bytes=max_result_bytes, cooldown_s=cooldown_s, max_restarts=max_restarts,
+            restart_window_s=restart_window_s,
+        )  # fmt: skip
+        if not (isinstance(worker, type) and issubclass(worker, PoolWorker)):
+            raise InvalidOption(f"worker is {worker!r}: it must be a subclass of PoolWorker")
+        found = find_backend(backend, backends)
+        desk = TaskDesk(settings, runtime or Runtime(), journal)
+        make_crews(desk, starter(desk, worker, found, options))
+        pool = Pool(desk, own_runtime=runtime is None)
+        return Starting(pool, pool._start, backlog, first_index)
+
+    async def _start(self, backlog: Sequence[Backlog], first_index: int) -> None:
+        try:
+            await start_all(self._desk)
+            self._desk.restore(backlog, first_index)
+        except BaseException:
+            self._desk.closed = True
+            for crew in self._desk.crews.values():
+                await crew.close()
+            await self._close_runtime()
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End all workers; what is queued ends with `stopped`, and so does what is in flight (P07).
+
+        Idempotent; whoever calls it again waits for the same end. Results can still be read.
+        """
+        await self._end(muted=False)
+
+    async def suspend(self) -> None:
+        """End all workers and leave what has not ended to the journal: the process goes down and will be back."""
+        await self._end(muted=True)
+
+    async def _end(self, *, muted: bool) -> None:
+        if self._stopped is None:
+            self._desk.closed = True
+            for crew in self._desk.crews.values():
+                crew.closing, crew.muted = True, muted
+            self._stopped = asyncio.get_running_loop().create_task(self._stop())
+        await asyncio.shield(self._stopped)
+
+    async def _stop(self) -> None:
+        desk = self._desk
+        desk.admission.close(self.name)
+        for crew in desk.crews.values():
+            for task in crew.drain():
+                desk.end_unrun(task, Failed(Reason.STOPPED, "the pool was stopped"))
+        _ = await asyncio.gather(*(crew.close() for crew in desk.crews.values()))
+        desk.unwatch_resumes()
+        await desk.wait_quiet()
+        await self._close_runtime()
+
+    async def _close_runtime(self) -> None:
+        if self._own_runtime:
+            _ = await self.runtime.close()
+
+    async def scale(self, size: int, *, role: str | None = None) -> None:
+        """Grow or shrink a role to `size` workers. Returns when new ones have started; busy ones end their task first.
+
+        An elastic role scales on between its `min` and `max`. Raises InvalidOption, PoolStopped, or what the backend
+        raises; then those that could be started are kept.
+        """
+        self._desk.refuse_if_closed()
+        size = check_count("size", size)
+        crew = self._desk.crews[self.settings.check_role(role)]
+        scaler = crew.scaler
+        if scaler is not None and not scaler.minimum <= size <= scaler.maximum:
+            raise InvalidOption(
+                f"size is {size}: this role scales between {scaler.minimum} and {scaler.maximum}"
+            )
+        await crew.scale(size)
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    async def submit(
+        self, task: str | Task, *, role: str | None = None, hint_s: float | None = None, wait: bool = True
+    ) -> Submission:
+        """Accept a task and return its worker and ref at once (P03), durable if the pool has a journal.
+
+        Waits only for room in the queue and for the rate limit, in order of arrival; with `wait=False` it raises
+        Overloaded or RateLimited instead (P10, P13). The worker is `None` where idle workers pull (`shared_queue`,
+        `longest_first`) and none was idle. Raises PoolStopped, InvalidPrompt, InvalidOption; then nothing was accepted.
+        """
+        desk = self._desk
+        new = desk.new_task(task, role, hint_s)
+        commit = await desk.admit(new) if wait else desk.admit_now(new)
+        if commit is not None:
+            await desk.committed([(new, commit)])
+        return Submission(new.worker, new.ref)
+
+    def submit_nowait(
+        self, task: str | Task, *, role: str | None = None, hint_s: float | None = None
+    ) -> Submission:
+        """Accept a task as `submit(wait=False)` does, without an await: not yet durable when this returns."""
+        new = self._desk.new_task(task, role, hint_s)
+        _ = self._desk.admit_now(new)
+        return Submission(new.worker, new.ref)
+
+    async def submit_many(self, tasks: Iterable[str | Task], *, role: str | None = None) -> list[Submission]:
+        """Accept tasks one after the other and return worker and ref of each, in the order of the input (P03).
+
+        The iterable is read as the queue has room, so a file of any length can be submitted; `as_completed` does
+        that without a list of them. A task that is refused ends it with that error; those before it were accepted.
+        """
+        desk = self._desk
+        try_enter, accept = desk.admission.try_enter, desk.accept
+        accepted: list[Submission] = []
+        commits: Commits = []
+        try:
+            for given in tasks:
+                new = desk.new_task(given, role, None)
+                commit = accept(new) if try_enter(new.size) else await desk.admit(new)
+                if commit is not None:
+                    commits.append((new, commit))
+                    if len(commits) >= COMMITS_PER_WAIT:
+                        await desk.committed(commits)
+                accepted.append(Submission(new.worker, new.ref))
+        finally:
+            await desk.committed(commits)
+        return accepted
+
+    async def map(
+        self,
+        tasks: Iterable[str | Task],
+        *,
+        concurrency: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> list[TaskResult]:
+        """Run tasks and return their results in the order of the input; failed ones are results too.
+
+        At most `concurrency` of them are in the pool at a time. `progress` is called after each. When the caller is
+        cancelled, or the iterable raises, what still waits is withdrawn.
+        """
+        found: list[TaskResult] = []
+        async with aclosing(self.as_completed(tasks, concurrency=concurrency, progress=progress)) as results:
+            async for result in results:
+                found.append(result)
+        found.sort(key=lambda result: result.index)
+        return found
+
+    def as_completed(
+        self, tasks: Iterable[str | Task] | None = None, *, concurrency: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> AsyncGenerator[TaskResult, None]:  # fmt: skip
+        """Yield results as they end (P06).
+
+        With `tasks`, of these tasks, which are read as they are worked off: memory is bounded by `concurrency`,
+        however long the iterable is. Without, of everything: first what is kept, then each new one, until nothing
+        is open.
+        """
+        if tasks is None:
+            if concurrency is not None or progress is not None:
+                raise InvalidOption("concurrency and progress go with tasks: give an iterable of tasks too")
+            return self._follow()
+        window = self.settings.max_queued if concurrency is None else concurrency
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise InvalidOption(f"concurrency is {concurrency!r}: it must be a whole number above 0")
+        return Feed(self._desk, tasks, window).results(progress)
+
+    async def _follow(self) -> AsyncGenerator[TaskResult, None]:
+        follower = Follower(self._desk.keeper.tasks.values(), max(1, self.settings.max_results))
+        self._desk.followers.append(follower)
+        try:
+            while True:
+                result = follower.take()
+                if result is not None:
+                    yield result
+                elif self._desk.is_quiet:
+                    return
+                else:
+                    await follower.wait()
+        finally:
+            self._desk.followers.remove(follower)
+
+    def cancel(self, ref: str) -> None:
+        """Withdraw a task that waits; it ends with `cancelled`. Raises NotCancellable, RequestNotFound."""
+        if not self._desk.abandon(ref, Reason.CANCELLED):
+            state = "running" if ref in self._desk.live else "done"
+            if state == "done" and ref not in self._desk.keeper.tasks:
+                raise RequestNotFound(f"pool {self.name!r} has no task {ref}, or its result was evicted")
+            raise NotCancellable(f"task {ref} is {state}: only one that waits can be withdrawn")
+
+    # -- waiting and looking -----------------------------------------------------------------------
+
+    async def wait_for_all(self, timeout: float | None = None) -> None:
+        """Return as soon as no task is queued or running (P05). Raises TimedOut; the work goes on.
+
+        A task that is submitted meanwhile is waited for too, also one whose submitter waits for room.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._desk.wait_quiet()
+        except TimeoutError:
+            raise TimedOut(
+                f"{self._desk.open} tasks of pool {self.name!r} are not done yet; they go on"
+            ) from None
+
+    async def wait(self, ref: str, timeout: float | None = None) -> TaskResult:
+        """Return the result of a task as soon as there is one. Raises TimedOut, RequestNotFound."""
+        result = self.poll(ref)
+        if result is not None:
+            return result
+        waiter: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
+        self._desk.waiters.setdefault(ref, []).append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter
+        except TimeoutError:
+            raise TimedOut(f"task {ref} is not done yet; it goes on") from None
+        finally:
+            others = self._desk.waiters.get(ref)
+            if others is not None:
+                others.remove(waiter)
+                if not others:
+                    del self._desk.waiters[ref]
+
+    def poll(self, ref: str) -> TaskResult | None:
+        """Return the result of a task, `None` while it waits or runs. Raises RequestNotFound if unknown or evicted."""
+        if ref in self._desk.live:
+            return None
+        task = self._desk.keeper.tasks.get(ref)
+        if task is None:
+            raise RequestNotFound(f"pool {self.name!r} has no task {ref}, or its result was evicted")
+        return task.result()
+
+    def results(self) -> PoolResults:
+        """Return what is kept of all ended tasks, in submission order and by worker; failed ones are among them."""
+        return self._desk.keeper.results()
+
+    def status(self) -> PoolStatus:
+        """Return how the pool stands; its cost depends on the number of workers only."""
+        crews = self._desk.crews.values()
+        workers = tuple(worker.status() for worker in all_workers(crews))
+        strategy = next(iter(crews)).strategy.name if self._desk.crews else ""
+        return PoolStatus(
+            name=self.name,
+            strategy=strategy,
+            workers=workers,
+            starting=sum(crew.starting for crew in crews),
+            submitted=self._desk.submitted,
+            queued=self._desk.admission.waiting,
+            running=self._desk.running,
+            ok=self._desk.ok,
+            failed=self._desk.failed,
+            waiting_submitters=self._desk.admission.in_line,
+            rate=self.settings.rate,
+            burst=self.settings.burst,
+            stopped=self._stopped is not None,
+            problem=next((crew.problem for crew in crews if crew.problem and not crew.workers), None),
+        )
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Return the names of the living workers, in the order of their places."""
+        return tuple(worker.name for worker in all_workers(self._desk.crews.values()))

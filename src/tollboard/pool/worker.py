@@ -1,0 +1,139 @@
+"""A worker: the agent that runs the prompts, and what the pool holds of it."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tollboard.pool.records import WorkerState, WorkerStatus
+from tollboard.runtime.agent import GenAgent
+from tollboard.runtime.request import Request
+from tollboard.runtime.results import Completed, Outcome, Reason
+
+if TYPE_CHECKING:
+    from tollboard.pool.crew import Crew
+    from tollboard.pool.task import PoolTask
+    from tollboard.runtime.machine import Machine
+
+GONE = frozenset({Reason.CRASHED, Reason.STOPPED, Reason.DRAINING, Reason.PRE_RUN_FAILED})
+"""The worker is going away; a task that had not begun there moves on."""
+
+RETRIED = GONE | {Reason.BACKEND_ERROR, Reason.STREAM_CRASHED, Reason.NO_TERMINAL_EVENT, Reason.TIMEOUT}
+"""What `retries` is for: the worker died, or its backend failed. A person's decision is never undone by a retry."""
+
+
+class PoolWorker(GenAgent):
+    """Runs one prompt after the other. Subclass it to see events or rewrite prompts; call `super()` in what it has."""
+
+    __slots__ = ("_worker",)
+
+    _worker: Worker
+
+    def init_agent(self, **options: object) -> Mapping[str, object]:
+        """Return the backend's options, with `{role}` and `{worker}` in any text among them filled in."""
+        worker = options.pop("pool_worker")
+        assert isinstance(worker, Worker)
+        self._worker = worker
+        return {
+            name: value.replace("{role}", worker.role).replace("{worker}", worker.name)
+            if isinstance(value, str)
+            else value
+            for name, value in options.items()
+        }
+
+    def post_run(self) -> None:
+        """Tell the pool that somebody halted this agent (E43)."""
+        self._worker.crew.halted(self._worker)
+
+    def terminate_agent(self, reason: str) -> None:
+        """Tell the pool that this agent ends, whatever ends it: a crash, a stop from outside, the pool's own."""
+        self._worker.crew.lost(self._worker, reason)
+
+
+class Slot:
+    """A place in a crew. When its worker dies a replacement takes the place, under a new name (E53)."""
+
+    __slots__ = ("deaths", "generation", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.generation = 0
+        self.deaths: deque[float] = deque(maxlen=100)
+
+    def next_name(self, pool: str) -> str:
+        """Return the name of this place's next worker."""
+        suffix = f".{self.generation}" if self.generation else ""
+        self.generation += 1
+        return f"{pool}-{self.number}{suffix}"
+
+
+class Worker:
+    """What the pool holds of one worker. A strategy may read `name`, `role`, `queue` and `load`."""
+
+    __slots__ = ("crew", "failed", "is_halted", "is_lost", "machine", "name", "ok", "out", "queue", "request",
+                 "retiring", "slot", "stopping", "task")  # fmt: skip
+
+    def __init__(self, crew: Crew, slot: Slot, name: str) -> None:
+        self.crew = crew
+        self.slot = slot
+        self.name = name
+        self.machine: Machine
+        self.queue: deque[PoolTask] = deque()
+        """Tasks that wait for this worker and nobody else; only Assigned strategies use it."""
+        self.task: PoolTask | None = None
+        self.request: Request | None = None
+        self.ok = 0
+        self.failed = 0
+        self.out = True
+        """It gets no new tasks: it has not joined yet, or it is halted, retiring or lost."""
+        self.is_halted = False
+        self.is_lost = False
+        self.retiring = False
+        self.stopping: Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r} load={self.load}>"
+
+    @property
+    def role(self) -> str:
+        """Return the role of its crew."""
+        return self.crew.role
+
+    @property
+    def load(self) -> int:
+        """Return how many tasks it has: the one it runs and those that wait for it."""
+        return len(self.queue) + (self.task is not None)
+
+    def goes_on(self, outcome: Outcome) -> bool:
+        """Return whether its task has not ended with this outcome but goes on elsewhere or once more."""
+        task = self.task
+        if task is None or isinstance(outcome, Completed) or task.recorded or self.crew.closing:
+            return False
+        if task.recalled or self.unbegun(outcome):
+            return True
+        return outcome.reason in RETRIED and task.attempt <= self.crew.retries
+
+    def unbegun(self, outcome: Outcome) -> bool:
+        """Return whether the worker went away before its task had begun: then it was not run, and is not a retry."""
+        if isinstance(outcome, Completed) or outcome.reason not in GONE:
+            return False
+        return self.request is not None and self.request.started_at is None
+
+    def done(self, ref: str, outcome: Outcome) -> None:
+        """Take the outcome of its task. Called by the runtime, once, after commit. A late answer is nobody's (E45)."""
+        task = self.task
+        if task is not None and task.ref == ref:
+            self.crew.finished(self, task, outcome)
+
+    def status(self) -> WorkerStatus:
+        """Return how it stands."""
+        if self.retiring:
+            state = WorkerState.RETIRING
+        elif self.is_halted:
+            state = WorkerState.HALTED
+        else:
+            state = WorkerState.IDLE if self.task is None else WorkerState.PROCESSING
+        running = None if self.task is None else self.task.ref
+        return WorkerStatus(self.name, self.role, state, len(self.queue), running, self.ok, self.failed)

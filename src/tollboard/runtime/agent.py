@@ -32,7 +32,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Returned by a callback: go idle and freeze the mailbox until `resume`."""
+    """Returned by a callback: go idle and freeze the mailbox until `resume`. From `pre_turn` the request fails with it."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -453,6 +453,10 @@ class Machine:
             self.rested = asyncio.get_running_loop().create_future()
         return self.take_all()
 
+    def suspend(self) -> None:
+        """Take nothing more, and forget the queue without ending it: what is durable runs after the next start."""
+        self.drain()
+
     def take_all(self) -> list[Request]:
         """Empty the queue and return what was in it, oldest first."""
         requests = [] if self.upnext is None else [self.upnext]

@@ -297,6 +297,11 @@ class Runtime:
             raise RequestNotFound(f"there is no request {ref}, or its result was evicted")
         machine.cancel(ref)
 
+    def withdraw(self, ref: str, reason: Reason) -> bool:
+        """End a request that has not been dispatched, for whoever accepted it; return whether there was one."""
+        machine = self.refs.get(ref)
+        return machine is not None and machine.withdraw(ref, reason) is not None
+
     def poll(self, ref: str) -> PollResult:
         """Return how a told request stands. Raises RequestNotFound if it is unknown or was evicted (R06, R07)."""
         machine = self.refs.get(ref)

@@ -430,9 +430,9 @@ def _refused(machine: Machine, turn: Turn, answer: object) -> Failed | None:
             return None
         case Skip(reason):
             outcome = Failed(Reason.SKIPPED, reason)
-        case Halt():
+        case Halt(reason):
             machine.freeze()
-            outcome = Failed(Reason.HALTED, "pre_turn halted the agent")
+            outcome = Failed(Reason.HALTED, reason or "pre_turn halted the agent")
         case Raised():
             outcome = Failed(Reason.SKIPPED, str(answer))
         case _:

@@ -319,14 +319,14 @@ class Switchboard:
         after: int | None = None,
     ) -> AsyncIterator[FeedItem]:
         """See `Board.tail`. From now on means from this call on, not from the first item asked for."""
-        first = self._tail.last_seq if after is None else _after(after)
-        return self._follow(name, _kinds(kinds), ref, first)
+        now = self._tail.last_seq
+        return self._follow(name, _kinds(kinds), ref, now if after is None else _after(after), now)
 
     async def _follow(
-        self, name: str | None, kinds: Sequence[str], ref: str | None, after: int
+        self, name: str | None, kinds: Sequence[str], ref: str | None, after: int, now: int
     ) -> AsyncIterator[FeedItem]:
         session = (await self._roster.record(name)).name if name is not None else None
-        async with contextlib.aclosing(self._tail.follow(session, kinds, ref, after)) as items:
+        async with contextlib.aclosing(self._tail.follow(session, kinds, ref, after, now)) as items:
             async for item in items:
                 yield item
 

@@ -108,13 +108,15 @@ class Tail:
         return kept[0].seq if gone else None
 
     async def follow(
-        self, session: str | None, kinds: Sequence[str], ref: str | None, after: int
+        self, session: str | None, kinds: Sequence[str], ref: str | None, after: int, now: int
     ) -> AsyncGenerator[FeedItem, None]:
-        """Yield items after a number, in order, until the fleet is closed."""
+        """Yield items after a number, in order, until the fleet is closed. `now`: the newest when it was asked for."""
         wanted = frozenset(kinds)
         whole = session is None and ref is None
         _, newest = await self._ledger.feed_bounds()
-        seq = min(after, max(newest, self.last_seq))  # a number of another database would hide everything
+        seq = (
+            after if after <= max(newest, now) else now
+        )  # a number of another database would hide everything
         checked = whole
         while True:
             news = self.news

@@ -132,15 +132,17 @@ def test_a_daemon_that_dies_while_one_waits(shell: Shell) -> None:
 
 
 def test_serve_runs_in_front(shell: Shell) -> None:
-    with shell.begins("serve", start_new_session=True) as serving:
-        while "running" not in (said := shell.run("doctor").stdout) or "not running" in said:
-            assert serving.poll() is None
-        assert shell.pid() == serving.pid
-        second = shell.run("serve")
-        assert second.returncode == 1
-        assert "error:" in second.stderr
-        serving.send_signal(signal.SIGINT)
-        serving.communicate(timeout=30)
+    with shell.begins("serve") as serving:
+        try:
+            assert serving.stderr is not None
+            assert any("serving" in line for line in serving.stderr)
+            assert shell.pid() == serving.pid
+            second = shell.run("serve")
+            assert second.returncode == 1
+            assert second.stderr.startswith(f"error: a daemon (pid {serving.pid}) serves ")
+        finally:
+            serving.send_signal(signal.SIGINT)
+            serving.communicate(timeout=30)
     assert serving.returncode == 0
 
 

@@ -11,13 +11,10 @@ doctor.py checks.py demo.py stage.py completion.py editor.py
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 PROGRAM = "tollboard"
-BROKEN_PIPE = 141
-"""What a shell reports for a program that SIGPIPE ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (`head`, a pager) has gone. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        from tollboard.surfaces.cli.failures import reader_gone
+
+        return reader_gone()
 
 
 def _run(arguments: list[str]) -> int:

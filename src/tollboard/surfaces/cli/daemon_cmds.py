@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tollboard.errors import DaemonUnreachable, NotFound
+from tollboard.errors import DaemonRunning, DaemonUnreachable, NotFound
 from tollboard.surfaces.cli import PROGRAM
 from tollboard.surfaces.cli.app import DAEMON, command
 from tollboard.surfaces.cli.connection import places, serve_here
 from tollboard.surfaces.cli.invocation import Cli
+
+if TYPE_CHECKING:
+    from tollboard.daemon.client import Client
 
 
 def own_version() -> str:
@@ -33,7 +37,15 @@ def serve(
     Example:
       tollboard serve
     """
-    return serve_here(cli.home, take_over=take_over)
+    if not take_over:
+        with suppress(DaemonUnreachable):
+            pid = cli.run(_pid, start=False)
+            raise DaemonRunning(f"a daemon (pid {pid}) serves {str(places(cli.home).path)!r} already")
+    serve_here(cli.home, take_over=take_over)
+
+
+async def _pid(board: Client) -> int:
+    return (await board.health()).pid
 
 
 @command(DAEMON)

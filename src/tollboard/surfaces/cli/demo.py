@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tollboard.fleet.board import Board
     from tollboard.fleet.records import ApprovalRecord, Entry, FeedItem
 
-SLOW_S = 0.8
+SLOW_S = 0.6
 """How long a turn of the slow session takes: long enough to catch it in flight, short enough to watch."""
 
 SCRIPT = [{"approval": {"tool": "shell", "arguments": {"command": "git push origin main"}}}]

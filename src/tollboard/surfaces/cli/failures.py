@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tollboard import errors
@@ -9,6 +10,9 @@ from tollboard.surfaces.cli.output import Output, paint, write
 from tollboard.surfaces.cli.text import safe
 
 DONE, FAILED, MISUSED, NOT_FOUND, BUSY, TIMED_OUT, STOPPED_BY_USER = 0, 1, 2, 3, 4, 5, 130
+
+READER_GONE = 141
+"""What a shell reports for a program that SIGPIPE ended."""
 
 # From the narrow to the wide; the first class that fits decides.
 EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
@@ -72,3 +76,10 @@ def complain(out: Output, code: str, message: str, advice: str, exit_with: int) 
     for line in advice.splitlines():
         write(sys.stderr, f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}\n")
     return exit_with
+
+
+def reader_gone() -> int:
+    """Return the exit code for output that nobody reads any more (`head`, a pager that was left)."""
+    # Python would complain once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return READER_GONE

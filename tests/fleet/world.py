@@ -37,6 +37,7 @@ class Gated(Backend[dict[str, Any]]):
         self.on_start: Callable[[], Any] | None = None
         self.raises: BaseException | None = None
         self.notice: NoticeEvent | None = None
+        self._turns: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
 
     async def start_session(self, options: Mapping[str, object]) -> dict[str, Any]:
         return await self._session(f"gated-{len(self.sessions)}", options)
@@ -60,12 +61,36 @@ class Gated(Backend[dict[str, Any]]):
             raise self.raises
         if self.notice is not None:
             yield self.notice
-        await self.gate.wait()
+        self.reach(turn.ref).set()
+        await _either(self.gate, self._passed(turn.ref))
         yield ResultEvent(f"done: {text}")
+
+    def reach(self, ref: str) -> asyncio.Event:
+        return self._turns.setdefault(ref, (asyncio.Event(), asyncio.Event()))[0]
+
+    def _passed(self, ref: str) -> asyncio.Event:
+        return self._turns.setdefault(ref, (asyncio.Event(), asyncio.Event()))[1]
+
+    async def reached(self, ref: str) -> None:
+        """Wait until this request is at the gate."""
+        await self.reach(ref).wait()
+
+    def let_go(self, ref: str) -> None:
+        """Open the gate for this request only."""
+        self._passed(ref).set()
 
     async def terminate_session(self, session: dict[str, Any]) -> ProcessReport:
         self.ended.append(session["id"])
         return self.report
+
+
+async def _either(*events: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class Shelf:

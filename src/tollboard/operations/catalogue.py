@@ -1,181 +1,35 @@
 """The catalogue: every operation once. HTTP routes, the client's calls and MCP tools are made from it (S20).
 
-An operation has a name, typed arguments (unknown ones are refused), a result, the capability it needs, and how it runs
-on a `Board`. To add one: an entry here, and a verb on the board if the verb is new.
+An operation has a name, typed arguments (unknown ones are refused), a result, the errors it may raise, the capability
+it needs, an example, and how it runs on a `Board`. To add one: an entry here, and a verb on the board if it is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from tollboard import errors as e
 from tollboard.fleet import records
-from tollboard.fleet.board import (
-    DEFAULT_BACKEND,
-    DEFAULT_READER,
-    MAX_FEED_PAGE,
-    MAX_PAGE,
-    MAX_PROMPT_BYTES,
-    MAX_SUMMARY_BYTES,
-    MAX_WAIT_S,
-    Board,
-)
+from tollboard.fleet.board import Board
+from tollboard.operations import arguments as takes
 from tollboard.operations.access import Capability
+from tollboard.operations.arguments import Arguments
 
 READ, SEND, APPROVE, ADMIN = Capability.READ, Capability.SEND, Capability.APPROVE, Capability.ADMIN
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="A session's name, or its id.")]
-Ref = Annotated[str, Field(min_length=1, max_length=64, description="What `send` returned.")]
-Kinds = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=50)]
-
-
-class Arguments(BaseModel):
-    """Arguments of an operation: nothing unknown, nothing converted that would hide a mistake."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class NoArguments(Arguments):
-    """Takes nothing."""
-
-
-class Start(Arguments):
-    """See `Board.start_session`."""
-
-    name: Name
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
-    backend: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_BACKEND
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class ListSessions(Arguments):
-    """See `Board.list_sessions`."""
-
-    all: bool = False
-
-
-class OfSession(Arguments):
-    """Names a session."""
-
-    name: Name
-
-
-class Stop(OfSession):
-    """See `Board.stop_session`."""
-
-    drain: bool = False
-
-
-class Send(OfSession):
-    """See `Board.send`."""
-
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT_BYTES)]
-    queue: bool = False
-    key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-
-
-class OfRequest(OfSession):
-    """Names a request of a session."""
-
-    ref: Ref
-
-
-class Wait(Arguments):
-    """See `Board.wait`."""
-
-    refs: Annotated[list[Ref], Field(min_length=1, max_length=10_000)]
-    timeout: Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] | None = None
-    mode: Literal["all", "any"] = "all"
-
-
-class Broadcast(Arguments):
-    """See `Board.broadcast`."""
-
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT_BYTES)]
-    names: Annotated[list[Name], Field(max_length=10_000)] | None = None
-
-
-class InboxArguments(Arguments):
-    """See `Board.inbox`."""
-
-    name: Name | None = None
-    ack: bool = False
-    reader: Name = DEFAULT_READER
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] | None = None
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-
-
-class Ack(OfSession):
-    """See `Board.ack`."""
-
-    seq: Annotated[int, Field(ge=0, lt=2**62)]
-    reader: Name = DEFAULT_READER
-
-
-class TranscriptArguments(OfSession):
-    """See `Board.transcript`."""
-
-    limit: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    before: Annotated[int, Field(ge=1, lt=2**62)] | None = None
-
-
-class SummaryGet(OfSession):
-    """See `Board.summary_get`."""
-
-    version: Annotated[int, Field(ge=0, lt=2**62)] | None = None
-
-
-class SummaryUpdate(OfSession):
-    """See `Board.summary_update`."""
-
-    text: Annotated[str, Field(max_length=MAX_SUMMARY_BYTES)]
-
-
-class Events(Arguments):
-    """See `Board.events`."""
-
-    name: Name | None = None
-    kinds: Kinds = Field(default_factory=list)
-    ref: Ref | None = None
-    after: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    limit: Annotated[int, Field(ge=1, le=MAX_FEED_PAGE)] = MAX_FEED_PAGE
-
-
-class Interrupt(OfSession):
-    """See `Board.interrupt`."""
-
-    ref: Ref | None = None
-
-
-class HaltOrResume(Arguments):
-    """One session, or `all` of them."""
-
-    name: Name | None = None
-    all: bool = False
-
-
-class Approvals(Arguments):
-    """See `Board.approvals`."""
-
-    name: Name | None = None
-    all: bool = False
-
-
-class Decide(Arguments):
-    """See `Board.decide`."""
-
-    approval_id: Annotated[str, Field(min_length=1, max_length=64)]
-    decision: dict[str, Any]
-
-
 A = TypeVar("A", bound=Arguments)
 R = TypeVar("R")
+Errors = tuple[type[e.TollboardError], ...]
+
+ALWAYS: Errors = (e.WireError, e.Denied, e.StoreError, e.DaemonError)
+"""What any operation may raise: wrong arguments, a token that is too narrow, the database, the end of the daemon."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Operation(Generic[A, R]):
     """One entry of the catalogue."""
 
@@ -184,12 +38,18 @@ class Operation(Generic[A, R]):
     arguments: type[A]
     result: TypeAdapter[R]
     needs: Capability
+    raises: Errors
+    example: Mapping[str, object]
     run: Callable[[Board, A], Awaitable[R]]
 
     @property
     def mutates(self) -> bool:
-        """Whether it changes anything."""
-        return self.needs is not Capability.READ
+        """Whether it changes anything. (`inbox` does when it acknowledges, see `needed`.)"""
+        return self.needs is not READ
+
+    def needed(self, arguments: A) -> Capability:
+        """Return the capability that these arguments need: to acknowledge is more than to read."""
+        return SEND if self.needs is READ and getattr(arguments, "ack", False) else self.needs
 
 
 AnyOperation = Operation[Any, Any]
@@ -197,71 +57,98 @@ OPERATIONS: dict[str, AnyOperation] = {}
 
 
 def _add(
-    name: str, summary: str, arguments: type[A], result: Any, needs: Capability,
-    run: Callable[[Board, A], Awaitable[Any]],
+    name: str, needs: Capability, arguments: type[A], result: Any, run: Callable[[Board, A], Awaitable[Any]],
+    summary: str, raises: Errors = (), /, **example: object,
 ) -> None:  # fmt: skip
-    OPERATIONS[name] = Operation(name, summary, arguments, TypeAdapter(result), needs, run)
+    OPERATIONS[name] = Operation(
+        name=name, summary=summary, arguments=arguments, result=TypeAdapter(result), needs=needs,
+        raises=(*raises, *ALWAYS), example=example, run=run,
+    )  # fmt: skip
 
 
 Poll = Annotated[records.Poll, Field(discriminator="status")]
+_REF = "019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b"
+_TEXT = (e.AgentNotFound, e.AgentDead, e.InvalidPrompt, e.InvalidPath, e.Overloaded)
 
-# -- sessions
-_add("start_session", "Start a session on a directory.", Start, records.SessionStatus, SEND,
-     lambda b, a: b.start_session(a.name, path=a.path, backend=a.backend, **a.options))  # fmt: skip
-_add("list_sessions", "List the sessions of the fleet.", ListSessions, tuple[records.SessionStatus, ...], READ,
-     lambda b, a: b.list_sessions(all=a.all))  # fmt: skip
-_add("status", "How a session stands.", OfSession, records.SessionStatus, READ, lambda b, a: b.status(a.name))
-_add("stop_session", "End a session and its processes; its history stays.", Stop, records.StopReport, SEND,
-     lambda b, a: b.stop_session(a.name, drain=a.drain))  # fmt: skip
-_add("delete_session", "Remove a stopped session with its history.", OfSession, records.Deleted, ADMIN,
-     lambda b, a: b.delete_session(a.name))  # fmt: skip
-_add("backends", "List backends and whether each could work here.", NoArguments, tuple[records.BackendInfo, ...], READ,
-     lambda b, _: b.backends())  # fmt: skip
-# -- prompts
-_add("send", "Accept a prompt; its ref is durable when this returns.", Send, str, SEND,
-     lambda b, a: b.send(a.name, a.prompt, queue=a.queue, key=a.key))  # fmt: skip
-_add("poll", "How a request stands.", OfRequest, Poll, READ, lambda b, a: b.poll(a.name, a.ref))
-_add("wait", "Wait until requests have ended.", Wait, records.WaitReport, READ,
-     lambda b, a: b.wait(a.refs, timeout=a.timeout, mode=a.mode))  # fmt: skip
-_add("broadcast", "Queue a prompt on many sessions.", Broadcast, tuple[records.BroadcastItem, ...], SEND,
-     lambda b, a: b.broadcast(a.prompt, names=a.names))  # fmt: skip
-_add(
-    "cancel",
-    "Withdraw a queued request.",
-    OfRequest,
-    records.Receipt,
-    SEND,
-    lambda b, a: b.cancel(a.name, a.ref),
-)
-# -- reading
-_add("inbox", "Finished turns that a reader has not acknowledged.", InboxArguments, records.Inbox, READ,
-     lambda b, a: b.inbox(a.name, ack=a.ack, reader=a.reader, wait=a.wait, limit=a.limit))  # fmt: skip
-_add("ack", "Set a reader's cursor.", Ack, records.InboxSession, READ,
-     lambda b, a: b.ack(a.name, a.seq, reader=a.reader))  # fmt: skip
-_add("transcript", "The turns of a session.", TranscriptArguments, records.Transcript, READ,
-     lambda b, a: b.transcript(a.name, limit=a.limit, before=a.before))  # fmt: skip
-_add("summary_get", "The manager's summary of a session.", SummaryGet, records.Summary, READ,
-     lambda b, a: b.summary_get(a.name, version=a.version))  # fmt: skip
-_add("summary_update", "Write a new version of the summary.", SummaryUpdate, records.Summary, SEND,
-     lambda b, a: b.summary_update(a.name, a.text))  # fmt: skip
-_add("summary_versions", "Every version of the summary.", OfSession, tuple[records.Summary, ...], READ,
-     lambda b, a: b.summary_versions(a.name))  # fmt: skip
-_add("events", "One page of the feed.", Events, records.FeedPage, READ,
-     lambda b, a: b.events(a.name, kinds=a.kinds, ref=a.ref, after=a.after, limit=a.limit))  # fmt: skip
-# -- control
-_add("interrupt", "End the turn in flight.", Interrupt, records.Interrupted, SEND,
-     lambda b, a: b.interrupt(a.name, ref=a.ref))  # fmt: skip
-_add(
-    "halt",
-    "Freeze a mailbox, or all.",
-    HaltOrResume,
-    records.HaltReport,
-    SEND,
-    lambda b, a: b.halt(a.name, all=a.all),
-)
-_add("resume", "Release what was frozen.", HaltOrResume, records.HaltReport, SEND,
-     lambda b, a: b.resume(a.name, all=a.all))  # fmt: skip
-_add("approvals", "Guarded calls that wait for a person.", Approvals, tuple[records.ApprovalRecord, ...], READ,
-     lambda b, a: b.approvals(a.name, all=a.all))  # fmt: skip
-_add("decide", "Answer an approval.", Decide, records.ApprovalRecord, APPROVE,
-     lambda b, a: b.decide(a.approval_id, a.decision))  # fmt: skip
+# -- sessions -----------------------------------------------------------------------------------------------------
+_add("start_session", SEND, takes.Start, records.SessionStatus,
+     lambda b, a: b.start_session(a.name, path=a.path, backend=a.backend, **a.options),
+     "Start a session on an existing directory.",
+     (e.AgentExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
+      e.BackendError),
+     name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
+_add("list_sessions", READ, takes.ListSessions, tuple[records.SessionStatus, ...],
+     lambda b, a: b.list_sessions(all=a.all),
+     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
+_add("status", READ, takes.OfSession, records.SessionStatus, lambda b, a: b.status(a.name),
+     "Say how a session stands.", (e.AgentNotFound,), name="api")  # fmt: skip
+_add("stop_session", SEND, takes.Stop, records.StopReport, lambda b, a: b.stop_session(a.name, drain=a.drain),
+     "End a session and its processes; its history stays. With `drain` the turn in flight finishes first.",
+     (e.AgentNotFound,), name="api", drain=True)  # fmt: skip
+_add("delete_session", ADMIN, takes.OfSession, records.Deleted, lambda b, a: b.delete_session(a.name),
+     "Remove a stopped session with its history.", (e.AgentNotFound, e.Conflict), name="api")  # fmt: skip
+_add("backends", READ, takes.NoArguments, tuple[records.BackendInfo, ...], lambda b, _: b.backends(),
+     "List the backends and whether each could work here.")  # fmt: skip
+
+# -- prompts ------------------------------------------------------------------------------------------------------
+_add("send", SEND, takes.Send, str, lambda b, a: b.send(a.name, a.prompt, queue=a.queue, key=a.key),
+     "Accept a prompt and answer with its ref; it is durable then.",
+     (*_TEXT, e.SessionBusy, e.SessionHalted, e.KeyReused, e.Invalid),
+     name="api", prompt="Which tests fail?", queue=True)  # fmt: skip
+_add("poll", READ, takes.OfRequest, Poll, lambda b, a: b.poll(a.name, a.ref),
+     "Say how a request stands.", (e.AgentNotFound, e.RequestNotFound), name="api", ref=_REF)  # fmt: skip
+_add("wait", READ, takes.Wait, records.WaitReport, lambda b, a: b.wait(a.refs, timeout=a.timeout, mode=a.mode),
+     "Wait until all, or any, of the requests have ended; running out of time is not an error.",
+     (e.RequestNotFound, e.Invalid), refs=[_REF], timeout=30.0)  # fmt: skip
+_add("broadcast", SEND, takes.Broadcast, tuple[records.BroadcastItem, ...],
+     lambda b, a: b.broadcast(a.prompt, names=a.names),
+     "Queue a prompt on every live session, or on those named; one ref or one error for each.",
+     (e.InvalidPrompt, e.Invalid), prompt="Commit what you have", names=["api", "docs"])  # fmt: skip
+_add("cancel", SEND, takes.OfRequest, records.Receipt, lambda b, a: b.cancel(a.name, a.ref),
+     "Withdraw a queued request.", (e.AgentNotFound, e.RequestNotFound, e.NotCancellable),
+     name="api", ref=_REF)  # fmt: skip
+
+# -- reading ------------------------------------------------------------------------------------------------------
+_add("inbox", READ, takes.InboxArguments, records.Inbox,
+     lambda b, a: b.inbox(a.name, ack=a.ack, reader=a.reader, wait=a.wait, limit=a.limit),
+     "Return the finished turns that a reader has not acknowledged; `ack` (needs `send`) acknowledges those shown.",
+     (e.AgentNotFound, e.InvalidName, e.Invalid), wait=30.0, limit=20)  # fmt: skip
+_add("ack", SEND, takes.Ack, records.InboxSession, lambda b, a: b.ack(a.name, a.seq, reader=a.reader),
+     "Set a reader's cursor to exactly this turn, forward or back.",
+     (e.AgentNotFound, e.InvalidName, e.Invalid), name="api", seq=3)  # fmt: skip
+_add("transcript", READ, takes.TranscriptArguments, records.Transcript,
+     lambda b, a: b.transcript(a.name, limit=a.limit, before=a.before),
+     "Return the last turns of a session.", (e.AgentNotFound, e.Invalid), name="api", limit=10)  # fmt: skip
+_add("summary_get", READ, takes.SummaryGet, records.Summary,
+     lambda b, a: b.summary_get(a.name, version=a.version),
+     "Return the manager's summary of a session, or an earlier version of it.",
+     (e.AgentNotFound, e.NotFound), name="api")  # fmt: skip
+_add("summary_update", SEND, takes.SummaryUpdate, records.Summary, lambda b, a: b.summary_update(a.name, a.text),
+     "Write a new version of the summary.", (e.AgentNotFound, e.InvalidPrompt),
+     name="api", text="Two tests fail.")  # fmt: skip
+_add("summary_versions", READ, takes.OfSession, tuple[records.Summary, ...],
+     lambda b, a: b.summary_versions(a.name),
+     "Return every version of the summary, oldest first.", (e.AgentNotFound,), name="api")  # fmt: skip
+_add("events", READ, takes.Events, records.FeedPage,
+     lambda b, a: b.events(a.name, kinds=a.kinds, ref=a.ref, after=a.after, limit=a.limit),
+     "Return one page of the feed after a number.", (e.AgentNotFound, e.RequestNotFound, e.Invalid),
+     name="api", kinds=["turn.completed"], after=0, limit=100)  # fmt: skip
+
+# -- control ------------------------------------------------------------------------------------------------------
+_add("interrupt", SEND, takes.Interrupt, records.Interrupted, lambda b, a: b.interrupt(a.name, ref=a.ref),
+     "End the turn in flight, only that of `ref` if given; the mailbox goes on.",
+     (e.AgentNotFound, e.AgentDead), name="api")  # fmt: skip
+_add("halt", SEND, takes.HaltOrResume, records.HaltReport, lambda b, a: b.halt(a.name, all=a.all),
+     "Freeze a session's mailbox after the turn in flight, or with `all` every one.",
+     (e.AgentNotFound, e.Invalid), all=True)  # fmt: skip
+_add("resume", SEND, takes.HaltOrResume, records.HaltReport, lambda b, a: b.resume(a.name, all=a.all),
+     "Release what `halt` froze; never answers approvals.",
+     (e.AgentNotFound, e.AgentDead, e.Invalid, e.BackendError), name="api")  # fmt: skip
+_add("approvals", READ, takes.Approvals, tuple[records.ApprovalRecord, ...],
+     lambda b, a: b.approvals(a.name, all=a.all),
+     "Return the guarded calls that wait for a person; with `all` the answered and expired ones too.",
+     (e.AgentNotFound,), name="api")  # fmt: skip
+_add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.decide(a.approval_id, a.decision),
+     "Answer an approval: approve, edit or reject. Exactly one of several managers wins.",
+     (e.ApprovalNotFound, e.AlreadyDecided, e.InvalidDecision),
+     approval_id=_REF, decision={"type": "reject", "message": "not on a Friday"})  # fmt: skip

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tollboard import errors
 from tollboard.errors import TollboardError, WireError
-from tollboard.operations.catalogue import AnyOperation, Arguments
+from tollboard.operations.arguments import Arguments
+from tollboard.operations.catalogue import AnyOperation
 
 STATUS: dict[type[TollboardError], int] = {
     errors.NotFound: 404,
@@ -90,19 +92,33 @@ def rebuild_error(answer: object) -> TollboardError:
 
 
 def parse_arguments(operation: AnyOperation, given: object) -> Arguments:
-    """Return the checked arguments. Raises WireError that names each fault, without quoting long values."""
+    """Return the checked arguments. Raises WireError that names each fault and quotes no value, or what the board would.
+
+    A value that names nothing that can exist gets the error of that thing, such as RequestNotFound.
+    """
     try:
         arguments: Arguments = operation.arguments.model_validate(given)
     except ValidationError as exc:
-        raise WireError(f"{operation.name}: {describe(exc)}") from None
+        faults = describe(exc.errors(include_input=False), operation.arguments.model_fields)
+        raise WireError(f"{operation.name}: {faults}") from None
     return arguments
 
 
-def describe(exc: ValidationError) -> str:
-    """Return what is wrong with each argument, in one line."""
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}"
-        for fault in exc.errors(include_input=False)
-    ]
+def describe(faults: Sequence[Any], known: Iterable[str]) -> str:
+    """Return what is wrong with each argument, in one line; for an unknown one, which are known."""
+    shown = [f"{_place(fault)}: {_fault(fault, known)}" for fault in faults[:5]]
     more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-    return "; ".join(faults[:5]) + more
+    return "; ".join(shown) + more
+
+
+def _place(fault: Mapping[str, Any]) -> str:
+    return ".".join(str(part)[:60] for part in fault["loc"]) or "body"
+
+
+def _fault(fault: Mapping[str, Any], known: Iterable[str]) -> str:
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"there is no such argument; known are: {', '.join(known) or 'none'}"
+        case "model_type":
+            return "the arguments are an object"
+    return str(fault["msg"])

@@ -163,8 +163,8 @@ EXPECTED = {
 
 @pytest.mark.parametrize("cls", errors.by_code().values(), ids=lambda cls: cls.__name__)
 def test_every_error_has_its_exit_code(cls: type[errors.TollboardError]) -> None:
-    made = cls("queue", limit=1, size=1) if issubclass(cls, errors.Overloaded) else cls("what happened")
-    assert exit_code(made) == EXPECTED.get(cls, 1)
+    expected = next((EXPECTED[base] for base in cls.__mro__ if base in EXPECTED), 1)
+    assert exit_code(cls.__new__(cls)) == expected
 
 
 def test_an_error_says_what_happened_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

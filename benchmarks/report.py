@@ -41,6 +41,12 @@ TABLES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
 )  # fmt: skip
 
 
+_FLEET = (
+    "A real daemon, one client over its socket with 32 calls under way, every answer checked. The client's own work "
+    "(HTTP, JSON) is in the times; the two share the machine."
+)
+
+
 def rounds_of(records: Sequence[Record]) -> list[Round]:
     """Return the numbers of each round, oldest round first."""
     rounds: dict[int, Round] = defaultdict(dict)
@@ -131,8 +137,11 @@ def _noise(records: Sequence[Record]) -> str:
     )
 
 
-def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any]) -> str:
-    """Return the text of RESULTS.md. `profiles` has what stands under the missed goals, by (peer, workload)."""
+def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet: str = "") -> str:
+    """Return the text of RESULTS.md.
+
+    `profiles` has what stands under the missed goals, by (peer, workload); `fleet` is the table of `ten_thousand.py`.
+    """
     rounds = rounds_of(records)
     lines = [
         "# Results",
@@ -162,4 +171,6 @@ def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any]) -> st
     lines += ["## Numbers", ""]
     for workload, title, reference, metrics in TABLES:
         lines += _table(rounds, workload, title, reference, metrics)
+    if fleet:
+        lines += ["## Ten thousand Echo sessions in one daemon", "", _FLEET, "", fleet]
     return "\n".join(lines).rstrip() + "\n"

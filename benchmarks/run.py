@@ -36,8 +36,19 @@ def call(module: str, *arguments: str) -> Any:
         return {"error": f"no answer within {TIMEOUT_S} s"}
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
-        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+        return {"error": _last_line(done.stderr)}
     return json.loads(lines[-1])
+
+
+def ten_thousand(sessions: int) -> str:
+    """Return the table of `ten_thousand.py`, or what went wrong."""
+    command = [sys.executable, "-m", "benchmarks.ten_thousand", str(sessions)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else f"{done.stdout}\nfailed: {_last_line(done.stderr)}\n"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no output"])[-1]
 
 
 def measure_all(options: argparse.Namespace) -> list[report.Record]:
@@ -92,7 +103,8 @@ def main() -> int:
     if not options.quick:
         for key in sorted({goal.limits for goal in report.missed(records)}):
             profiles[key] = call("limits", *key, "--json")
-    text = report.write(records, profiles)
+    fleet = "" if options.no_write else ten_thousand(100 if options.quick else 10_000)
+    text = report.write(records, profiles, fleet)
     if options.quick or options.no_write:
         print(text)
     else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from tollboard.errors import TollboardError
+from tollboard.surfaces.cli.failures import STOPPED_BY_USER
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import paint, write
 
@@ -73,6 +74,8 @@ class Stage:
         self.typed.append(
             Typed(shlex.join(("tollboard", *words)), code, out.kept.getvalue() + both.kept.getvalue())
         )
+        if code == STOPPED_BY_USER:
+            raise KeyboardInterrupt  # the command has swallowed it, the demo must not
         if code != expect:
             raise DoesNotHold(f"`{self.typed[-1].command}` ended with {code}, expected was {expect}")
         return out.kept.getvalue().strip()

@@ -29,7 +29,8 @@ from tollboard.fleet.switchboard import Switchboard
 from tollboard.operations.wire import DaemonHealth, error_answer
 from tollboard.store.retention import Retention
 from tollboard.store.store import Store
-from tollboard.surfaces.http import Door, make_app
+from tollboard.surfaces.gate import Door
+from tollboard.surfaces.http import make_app
 
 logger = logging.getLogger("tollboard.daemon")
 

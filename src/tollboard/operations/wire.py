@@ -92,16 +92,21 @@ def rebuild_error(answer: object) -> TollboardError:
 
 
 def parse_arguments(operation: AnyOperation, given: object) -> Arguments:
-    """Return the checked arguments. Raises WireError that names each fault and quotes no value, or what the board would.
+    """Return the checked arguments of an operation.
 
-    A value that names nothing that can exist gets the error of that thing, such as RequestNotFound.
+    Raises WireError that names each fault and quotes no value; or, for a name that nothing can have, the error that
+    nothing has it, such as RequestNotFound.
     """
+    return check(operation.name, operation.arguments, given)
+
+
+def check(name: str, wanted: type[Arguments], given: object) -> Arguments:
+    """Return the arguments as the model that is wanted. Raises WireError, see `parse_arguments`."""
     try:
-        arguments: Arguments = operation.arguments.model_validate(given)
+        return wanted.model_validate(given)
     except ValidationError as exc:
-        faults = describe(exc.errors(include_input=False), operation.arguments.model_fields)
-        raise WireError(f"{operation.name}: {faults}") from None
-    return arguments
+        faults = describe(exc.errors(include_input=False), wanted.model_fields)
+        raise WireError(f"{name}: {faults}") from None
 
 
 def describe(faults: Sequence[Any], known: Iterable[str]) -> str:

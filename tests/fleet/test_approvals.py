@@ -25,14 +25,14 @@ async def asked(fleet: Fleet, name: str = "api", **approval: object) -> tuple[st
     return ref, record
 
 
-async def test_s14_an_approval_is_shown_with_what_it_is_about(fleet: Fleet) -> None:
+async def test_s14_u04_an_approval_is_shown_with_what_it_is_about(fleet: Fleet) -> None:
     ref, record = await asked(fleet)
     assert (record.session, record.ref, record.path, record.tool) == ("api", ref, "api", "sh")
     assert (dict(record.arguments), record.display) == ({"cmd": "ls"}, "run ls")
     assert record.allowed == ("approve", "edit", "reject")
     assert (record.state, record.decided_by) == (ApprovalState.PENDING, None)
     status = await fleet.board.status("api")
-    assert status.needs_decision, "u04: one that waits does not look like one that works"
+    assert status.needs_decision, "one that waits does not look like one that works"
     assert (await fleet.board.inbox()).approvals == 1
     with pytest.raises(SessionBusy, match="waits for a decision"):
         await fleet.board.send("api", "x")

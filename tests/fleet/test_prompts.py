@@ -106,7 +106,7 @@ async def test_s02_control_characters_are_only_text(fleet: Fleet) -> None:
     assert poll.text == f"echo: {prompt}"
 
 
-async def test_u15_text_that_is_not_unicode_is_kept_as_well_as_it_can_be(fleet: Fleet) -> None:
+async def test_s03_text_that_is_not_unicode_is_kept_as_well_as_it_can_be(fleet: Fleet) -> None:
     tail = fleet.board.tail(kinds=["text"])
     await fleet.start(backend="scripted", script=[{"invalid_utf8": True}])
     ref = await fleet.run("api", "x")
@@ -416,3 +416,12 @@ async def test_s02_wait_any_of_a_dead_and_a_living_session(fleet: Fleet) -> None
     await fleet.gated.running.wait()
     assert (await board.cancel("dead", dead)).outcome == "cancelled"
     assert [poll.receipt.ref for poll in (await waiting).done] == [dead]
+
+
+async def test_u10_prompts_of_several_senders_never_mix(fleet: Fleet) -> None:
+    await fleet.start()
+    prompts = [f"sender {n} says {'x' * n}" for n in range(30)]
+    refs = await asyncio.gather(*(fleet.board.send("api", prompt, queue=True) for prompt in prompts))
+    await fleet.done(*refs)
+    for prompt, ref in zip(prompts, refs, strict=True):
+        assert (await completed(fleet.board, "api", ref)).text == f"echo: {prompt}"

@@ -35,7 +35,9 @@ async def test_s11_everything_is_there_after_a_restart(fleet: Fleet) -> None:
         ]
 
 
-async def test_s12_what_was_in_flight_is_interrupted_and_what_waited_runs_in_order(fleet: Fleet) -> None:
+async def test_s12_u06_u15_what_was_in_flight_is_interrupted_and_what_waited_runs_in_order(
+    fleet: Fleet,
+) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(4)]
     await fleet.gated.running.wait()
@@ -85,6 +87,7 @@ async def test_s12_the_providers_conversation_is_resumed(fleet: Fleet) -> None:
         await asyncio.sleep(0)
     await fleet.store.flush()
     await fleet.kill()
+    assert {options["cwd"] for _, options in fleet.gated.resumed} == {str(fleet.work.resolve())}, "u17"
     resumed = {id: options["answered"] for id, options in fleet.gated.resumed}
     assert resumed == {"gated-0": True, "gated-1": False}, "u21: one that never answered may begin anew"
     assert len(fleet.gated.sessions) == 3
@@ -143,7 +146,7 @@ async def test_u19_one_that_hangs_does_not_block_the_start(fleet: Fleet) -> None
     await fleet.run("ok", "x")
 
 
-async def test_s12_nothing_runs_twice_over_many_restarts(fleet: Fleet) -> None:
+async def test_s12_u08_nothing_runs_twice_over_many_restarts(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = []
     ran: list[str] = []

@@ -162,18 +162,18 @@ class Prompts:
     ) -> WaitReport:
         """Wait until all or any of the requests have ended, the time is up, or the fleet is closed."""
         _check_wait(refs, timeout, mode)
-        polled: list[Poll] = await self._look(refs)
         timed_out = False
+        news = self._roster.endings
+        polled = await self._look(refs)
         try:
             async with asyncio.timeout(timeout):
                 while not _enough(polled, mode) and not closed.is_set():
+                    await self._changed(polled, mode, news, closed)
                     news = self._roster.endings
                     polled = await self._look(refs)
-                    if not _enough(polled, mode):
-                        await self._changed(polled, mode, news, closed)
         except TimeoutError:
             timed_out = True
-        polled = await self._look(refs)
+            polled = await self._look(refs)
         done = tuple(poll for poll in polled if not isinstance(poll, PollPending))
         pending = tuple(poll for poll in polled if isinstance(poll, PollPending))
         return WaitReport(done, pending, timed_out and bool(pending))

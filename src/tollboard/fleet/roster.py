@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from tollboard.clock import Clock
-from tollboard.errors import AgentDead, AgentExists, AgentNotFound
+from tollboard.errors import AgentDead, AgentExists, AgentNotFound, Overloaded
 from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Life, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
@@ -114,7 +115,12 @@ class Roster:
     def bury(self, session: LiveSession, problem: str) -> None:
         """Keep a session in the fleet that has no agent, and say why."""
         session.die(problem)
-        _ = self.ledger.set_life(session.id, Life.DEAD, at=self.clock.time(), problem=problem)
+        self._note_life(session, Life.DEAD, problem)
+
+    def _note_life(self, session: LiveSession, life: Life, problem: str | None = None) -> None:
+        """Write it down if the ledger takes it: a full queue must not silence what listens here."""
+        with contextlib.suppress(Overloaded):
+            _ = self.ledger.set_life(session.id, life, at=self.clock.time(), problem=problem)
 
     def add(self, session: LiveSession) -> None:
         """Put a session into the fleet."""
@@ -175,7 +181,7 @@ class Roster:
         machine = self.runtime.whereis(session.name)
         if machine is not None and session.machine is None and session.reviving is None:
             session.live(machine)
-            _ = self.ledger.set_life(session.id, Life.LIVE, at=self.clock.time())
+            self._note_life(session, Life.LIVE)
             if session.record.halted:
                 machine.halt()
 

@@ -19,8 +19,8 @@ class Admission:
     """Counts what waits in a pool and holds back whoever would pass its bounds."""
 
     __slots__ = (
-        "_bucket", "_clock", "_line", "_max_bytes", "_max_items", "_reserved", "_reserved_bytes", "_timer",
-        "on_gone", "waiting", "waiting_bytes",
+        "_bucket", "_clock", "_max_bytes", "_max_items", "_reserved", "_reserved_bytes", "_timer",
+        "line", "on_gone", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_items: int, max_bytes: int, bucket: TokenBucket | None) -> None:
@@ -28,7 +28,7 @@ class Admission:
         self._bucket = bucket
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._line: deque[tuple[asyncio.Future[None], int]] = deque()
+        self.line: deque[tuple[asyncio.Future[None], int]] = deque()
         self._timer: Timer | None = None
         self._reserved = 0
         self._reserved_bytes = 0
@@ -40,24 +40,30 @@ class Admission:
     @property
     def expected(self) -> int:
         """Return how many submitters wait or have just been let in."""
-        return len(self._line) + self._reserved
+        return len(self.line) + self._reserved
 
     @property
     def in_line(self) -> int:
         """Return how many submitters wait."""
-        return len(self._line)
+        return len(self.line)
 
     def try_enter(self, size: int) -> bool:
         """Let a task of this many bytes in, if it need not wait; its token is taken then."""
-        return not self._line and self._room(size) and (self._bucket is None or self._bucket.take())
+        if (
+            self.line
+            or self.waiting + self._reserved >= self._max_items
+            or self.waiting_bytes + self._reserved_bytes + size > self._max_bytes
+        ):
+            return False
+        return self._bucket is None or self._bucket.take()
 
     def refusal(self, size: int) -> Overloaded | RateLimited:
         """Return the error for a submitter that does not want to wait."""
         if self._bucket is not None and self._room(size):
             # Those in line take the next tokens.
-            return RateLimited(self._bucket.delay_s() + len(self._line) / self._bucket.rate)
-        if self.waiting + self._reserved >= self._max_items or self._line:
-            size = self.waiting + self._reserved + len(self._line) + 1
+            return RateLimited(self._bucket.delay_s() + len(self.line) / self._bucket.rate)
+        if self.waiting + self._reserved >= self._max_items or self.line:
+            size = self.waiting + self._reserved + len(self.line) + 1
             return Overloaded("pool", limit=self._max_items, size=size, unit="tasks")
         return Overloaded("pool", limit=self._max_bytes, size=self.waiting_bytes + size, unit="bytes")
 
@@ -72,13 +78,13 @@ class Admission:
         A submitter that is cancelled gives its place back. Raises PoolStopped when the pool is stopped meanwhile.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((turn, size))
+        self.line.append((turn, size))
         self.pump()
         try:
             await turn
         except asyncio.CancelledError:
-            if (turn, size) in self._line:
-                self._line.remove((turn, size))
+            if (turn, size) in self.line:
+                self.line.remove((turn, size))
             elif turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._release(size)
                 if self._bucket is not None:
@@ -93,12 +99,12 @@ class Admission:
         """Note that a waiting task has left the queue."""
         self.waiting -= 1
         self.waiting_bytes -= size
-        if self._line:
+        if self.line:
             self.pump()
 
     def pump(self) -> None:
         """Let in whoever stands in front and may go; called whenever that may have changed."""
-        line = self._line
+        line = self.line
         while line:
             turn, size = line[0]
             if turn.done():  # cancelled; it leaves the line itself in a moment
@@ -120,8 +126,8 @@ class Admission:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._line:
-            turn, _size = self._line.popleft()
+        while self.line:
+            turn, _size = self.line.popleft()
             if not turn.done():
                 turn.set_exception(PoolStopped(f"pool {name!r} was stopped before this task was accepted"))
 

@@ -24,9 +24,8 @@ from tollboard.pool import telemetry as events
 from tollboard.pool.admission import Admission
 from tollboard.pool.dispatch import Strategy
 from tollboard.pool.scaling import Autoscaler
-from tollboard.pool.task import PoolTask
+from tollboard.pool.task import WAITING, WITH_WORKER, Place, PoolTask
 from tollboard.pool.worker import Slot, Worker
-from tollboard.runtime.request import OnHalt
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase
@@ -42,7 +41,6 @@ class Desk(Protocol):
     name: str
     runtime: Runtime
     admission: Admission
-    running: int
 
     def new_slot(self) -> Slot:
         """Return a place with the pool's next number."""
@@ -69,6 +67,7 @@ class Crew:
         self.strategy = strategy
         self.retries = retries
         self.runtime = desk.runtime
+        self.telemetry = desk.runtime.telemetry
         self.clock: Clock = desk.runtime.clock
         self.admission = desk.admission
         self.workers: list[Worker] = []
@@ -102,10 +101,9 @@ class Crew:
 
     def place(self, task: PoolTask) -> Worker | None:
         """Let an accepted task wait, and return whom to `offer` it to. What the strategy raises goes through."""
-        workers = self.workers
         worker = None
-        if workers:
-            worker = self.strategy.put(task, workers)
+        if self.workers:
+            worker = self.strategy.put(task, self.workers)
             if worker is not None:
                 task.worker = worker.name
         else:
@@ -132,7 +130,7 @@ class Crew:
 
     def withdraw(self, task: PoolTask) -> None:
         """Take a waiting task out of the count; whoever meets it in a queue drops it."""
-        task.withdrawn = True
+        task.place = Place.WITHDRAWN
         self.waiting -= 1
         self.admission.left(task.size)
 
@@ -142,50 +140,57 @@ class Crew:
         if worker.out or machine.halted or machine.draining:
             self._not_free(worker)
             return
-        task = self._take(worker)
+        task = self.unassigned.popleft() if self.unassigned else self.strategy.take(worker)
+        while task is not None and task.place is not WAITING:  # withdrawn
+            task = self.unassigned.popleft() if self.unassigned else self.strategy.take(worker)
         if task is None:
             self.idle[worker] = None
             return
-        self.idle.pop(worker, None)
-        task.worker = worker.name
-        task.attempt += 1
-        task.started_at = self.clock.time()
+        if self.idle:
+            self.idle.pop(worker, None)
+        task.hand_to(worker)
         worker.task = task
+        worker.attempts_before = task.attempt
         try:
-            worker.request = self.runtime.accept(machine, task.prompt, OnHalt.WAIT, worker.done, task.ref)
+            machine.accept(task)
         except TollboardError as exc:
             # E44: the agent is on its way out and its end has not reached us yet, or strangers have filled its mailbox.
             worker.task = None
-            self._take_back(task, unbegun=True)
+            task.again()
+            self.unassigned.appendleft(task)
             self.lost(worker, exc.code)
             self._stop(worker)
             return
         self.waiting -= 1
-        self.desk.running += 1
-        self.admission.left(task.size)
-        if self.runtime.telemetry.handlers:
-            self._emit(events.TASK_STARTED, {"attempt": task.attempt}, task)
+        admission = self.admission
+        admission.waiting -= 1
+        admission.waiting_bytes -= task.size
+        if admission.line:
+            admission.pump()
+        if self.telemetry.handlers:
+            self._emit(events.TASK_STARTED, {"attempt": task.attempt + 1}, task)
 
     def finished(self, worker: Worker, task: PoolTask, outcome: Outcome) -> None:
         """Take the outcome of a worker's task; keep the task if it goes on, then give the worker its next one."""
-        goes_on = not isinstance(outcome, Completed) and worker.goes_on(outcome)
-        unbegun = goes_on and (task.recalled or worker.unbegun(outcome))
-        worker.task = worker.request = None
-        self.desk.running -= 1
-        if goes_on:
+        if isinstance(outcome, Completed):
+            worker.task = None
+            worker.ok += 1
+            self.desk.settle(task, outcome)
+        elif worker.goes_on(outcome):
+            worker.task = None
+            task.again()
+            self.unassigned.appendleft(task)
             self.waiting += 1
             self.admission.waiting += 1
             self.admission.waiting_bytes += task.size
-            self._take_back(task, unbegun=unbegun)
         else:
-            if isinstance(outcome, Completed):
-                worker.ok += 1
-            else:
-                worker.failed += 1
+            worker.task = None
+            worker.failed += 1
             self.desk.settle(task, outcome)
-        if worker.machine.phase is Phase.PROCESSING or worker.machine.phase is Phase.IDLE:
+        phase = worker.machine.phase
+        if phase is Phase.PROCESSING or phase is Phase.IDLE:
             self.feed(worker)
-        if goes_on:
+        if self.unassigned:
             self.wake()
         if self.scaler is not None:
             self.scaler.look()
@@ -201,26 +206,11 @@ class Crew:
         self.unassigned.clear()
         for worker in self.all.values():
             found += self.strategy.lost(worker)
-        kept = sorted((task for task in found if not task.withdrawn), key=lambda task: task.index)
+        kept = sorted((task for task in found if task.place is WAITING), key=lambda task: task.index)
         for task in kept:
             self.waiting -= 1
             self.admission.left(task.size)
         return kept
-
-    def _take(self, worker: Worker) -> PoolTask | None:
-        while True:
-            task = self.unassigned.popleft() if self.unassigned else self.strategy.take(worker)
-            if task is None or not task.withdrawn:
-                return task
-
-    def _take_back(self, task: PoolTask, *, unbegun: bool) -> None:
-        """Put a task in front of what waits; one that had not begun was not an attempt."""
-        if unbegun:
-            task.attempt -= 1
-            task.started_at = None
-            task.recalled = False
-        task.worker = None
-        self.unassigned.appendleft(task)
 
     def _not_free(self, worker: Worker) -> None:
         if worker.retiring:
@@ -269,7 +259,7 @@ class Crew:
         self._enter(worker)
         if grown:
             self.strategy.grown(worker, self.workers)
-        if self.runtime.telemetry.handlers:
+        if self.telemetry.handlers:
             self._emit_worker(events.WORKER_STARTED, worker)
         self.feed(worker)
 
@@ -282,7 +272,7 @@ class Crew:
         self.all.pop(worker.name, None)
         if self.closing:
             return
-        if self.runtime.telemetry.handlers:
+        if self.telemetry.handlers:
             self._emit_worker(events.WORKER_LOST, worker, reason=reason)
         if not worker.retiring:
             self._replace(worker.slot, f"worker {worker.name!r} ended: {reason}")
@@ -295,11 +285,11 @@ class Crew:
         worker.is_halted = True
         self._leave(worker)
         self.desk.watch_resumes()
-        task, request = worker.task, worker.request
-        if task is not None and request is not None and request.started_at is None:
-            task.recalled = True
-            if not self.runtime.withdraw(task.ref, Reason.CANCELLED):
-                task.recalled = False
+        task = worker.task
+        if task is not None and task.started_at is None:
+            task.place = Place.RECALLED
+            if worker.machine.withdraw(task.ref, Reason.CANCELLED) is None:
+                task.place = WITH_WORKER
         self.wake()
 
     def resumed(self, worker: Worker) -> None:
@@ -437,11 +427,11 @@ class Crew:
     def _emit(self, event: tuple[str, ...], measurements: dict[str, float], task: PoolTask) -> None:
         measurements["waiting"] = self.waiting
         meta = {"pool": self.desk.name, "role": self.role, "worker": task.worker, "ref": task.ref}
-        self.runtime.telemetry.execute(event, measurements, meta)
+        self.telemetry.execute(event, measurements, meta)
 
     def _emit_worker(self, event: tuple[str, ...], worker: Worker, **meta: object) -> None:
         base = {"pool": self.desk.name, "role": self.role, "worker": worker.name}
-        self.runtime.telemetry.execute(event, {"workers": len(self.workers)}, {**base, **meta})
+        self.telemetry.execute(event, {"workers": len(self.workers)}, {**base, **meta})
 
 
 def all_workers(crews: Iterable[Crew]) -> list[Worker]:

@@ -21,7 +21,7 @@ from tollboard.pool.rate import TokenBucket
 from tollboard.pool.records import Backlog, Task, TaskResult
 from tollboard.pool.settings import PoolSettings
 from tollboard.pool.streams import Follower
-from tollboard.pool.task import PoolTask
+from tollboard.pool.task import ENDED, WAITING, PoolTask
 from tollboard.pool.worker import Slot
 from tollboard.runtime import telemetry
 from tollboard.runtime.mailbox import size_in_bytes
@@ -40,6 +40,8 @@ class TaskDesk:
         self.name = settings.name
         self.runtime = runtime
         self.clock = runtime.clock
+        self.telemetry = runtime.telemetry
+        self._time = runtime.clock.time
         bucket = None
         if settings.rate is not None and settings.burst is not None:
             bucket = TokenBucket(rate=settings.rate, burst=settings.burst, clock=runtime.clock)
@@ -50,19 +52,28 @@ class TaskDesk:
         self.journal = None if isinstance(journal, NullPoolJournal) else journal
         self.crews: dict[str, Crew] = {}
         self.keeper = Keeper(max_items=settings.max_results, max_bytes=settings.max_result_bytes)
-        self.live: dict[str, PoolTask] = {}
         self.open = 0
-        self.running = 0
-        self.submitted = 0
         self.ok = 0
         self.failed = 0
         self.closed = False
         self.followers: list[Follower] = []
         self.waiters: dict[str, list[asyncio.Future[TaskResult]]] = {}
         self._next_index = 0
+        self._only: Crew | None = None
+        """The one crew of a pool with one role."""
         self._slots = count()
         self._quiet: list[asyncio.Future[None]] = []
         self._watching = False
+
+    @property
+    def submitted(self) -> int:
+        """Return how many tasks were accepted."""
+        return self.open + self.ok + self.failed
+
+    def add_crew(self, crew: Crew) -> None:
+        """Take in the crew of a role; it has no worker yet."""
+        self._only = None if self.crews else crew
+        self.crews[crew.role] = crew
 
     # -- accepting -------------------------------------------------------------------------------
 
@@ -70,11 +81,22 @@ class TaskDesk:
         """Return a task that may be accepted; raises what would refuse it for good."""
         if self.closed:
             self.refuse_if_closed()
-        prompt, role, hint_s = self.settings.check_task(given, role, hint_s)
-        size = len(prompt) if prompt.isascii() else size_in_bytes(prompt)
-        self.admission.check(size)
-        self.crews[role].require()
-        return PoolTask(new_ref(), prompt, role, hint_s, size, self.clock.time())
+        crew = self._only
+        if given.__class__ is str and role is None and hint_s is None and crew is not None:
+            prompt = given
+            if not prompt or prompt.isspace():
+                self.settings.check_task(prompt, role, hint_s)
+        else:
+            prompt, role, hint_s = self.settings.check_task(given, role, hint_s)
+            crew = self.crews[role]
+        if not crew.workers:
+            crew.require()
+        task = PoolTask(new_ref(), prompt, self._time(), crew, hint_s)
+        if not prompt.isascii():
+            task.size = size_in_bytes(prompt)
+        if task.size > self.settings.max_queued_bytes:
+            self.admission.check(task.size)
+        return task
 
     async def admit(self, task: PoolTask) -> Awaitable[None] | None:
         """Accept a new task when there is room and a token; return what its acceptance waits for in the journal."""
@@ -99,7 +121,7 @@ class TaskDesk:
 
     def accept(self, task: PoolTask) -> Awaitable[None] | None:
         """Take a task that was let in: place it, remember it, offer it. What is raised has changed nothing."""
-        crew = self.crews[task.role]
+        crew = task.crew
         try:
             if self.closed or not crew.workers:
                 self.refuse_if_closed()
@@ -109,26 +131,23 @@ class TaskDesk:
         except BaseException:
             self.check_quiet()  # somebody may have waited for this task too
             raise
-        commit = None
-        if self.journal is not None:
-            try:
-                commit = self.journal.accepted(task)
-            except BaseException:
-                crew.withdraw(task)
-                self.check_quiet()
-                raise
+        commit = None if self.journal is None else self._remember(self.journal, task)
         self._next_index += 1
-        self._take_in(task)
-        crew.offer(worker)
+        self.open += 1
+        self.keeper.tasks[task.ref] = task
+        if self.telemetry.handlers:
+            self._emit_queued(task)
+        if worker is None or worker.task is None or crew.scaler is not None:
+            crew.offer(worker)
         return commit
 
-    def _take_in(self, task: PoolTask) -> None:
-        self.submitted += 1
-        self.open += 1
-        self.live[task.ref] = task
-        if self.runtime.telemetry.handlers:
-            meta = {"pool": self.name, "role": task.role, "worker": task.worker, "ref": task.ref}
-            self.runtime.telemetry.execute(events.TASK_QUEUED, {"waiting": self.admission.waiting}, meta)
+    def _remember(self, journal: PoolJournal, task: PoolTask) -> Awaitable[None] | None:
+        try:
+            return journal.accepted(task)
+        except BaseException:
+            task.crew.withdraw(task)
+            self.check_quiet()
+            raise
 
     async def committed(self, commits: Commits) -> None:
         """Wait until these acceptances are durable; what could not be kept is withdrawn, and the first error raised."""
@@ -147,13 +166,14 @@ class TaskDesk:
         """Let tasks wait that were accepted before, in their order; bounds do not apply again."""
         for old in sorted(backlog, key=lambda task: task.index):
             _, role, hint_s = self.settings.check_task(old.prompt, old.role, old.hint_s)
-            task = PoolTask(old.ref, old.prompt, role, hint_s, size_in_bytes(old.prompt), old.submitted_at)
+            task = PoolTask(old.ref, old.prompt, old.submitted_at, self.crews[role], hint_s)
+            task.size = size_in_bytes(old.prompt)
             task.index, task.attempt = old.index, old.attempt
             first_index = max(first_index, old.index + 1)
-            crew = self.crews[role]
-            worker = crew.place(task)
-            self._take_in(task)
-            crew.offer(worker)
+            worker = task.crew.place(task)
+            self.open += 1
+            self.keeper.tasks[task.ref] = task
+            task.crew.offer(worker)
         self._next_index = first_index
 
     def refuse_if_closed(self) -> None:
@@ -163,16 +183,17 @@ class TaskDesk:
 
     def abandon(self, ref: str, reason: Reason) -> bool:
         """Withdraw a task if it waits, with this reason; return whether it did."""
-        task = self.live.get(ref)
-        if task is None or task.withdrawn or self._is_running(task):
+        task = self.keeper.tasks.get(ref)
+        if task is None or task.place is not WAITING:
             return False
-        self.crews[task.role].withdraw(task)
+        task.crew.withdraw(task)
         self.end_unrun(task, Failed(reason))
         return True
 
-    def _is_running(self, task: PoolTask) -> bool:
-        worker = self.crews[task.role].all.get(task.worker or "")
-        return worker is not None and worker.task is task
+    @property
+    def running(self) -> int:
+        """Return how many tasks workers have."""
+        return sum(crew.running for crew in self.crews.values())
 
     # -- what crews call ------------------------------------------------------------------------
 
@@ -182,36 +203,37 @@ class TaskDesk:
 
     def settle(self, task: PoolTask, outcome: Outcome) -> None:
         """Take a task that has ended, and whose end is durable: keep it, tell whoever waits, emit. Once each."""
-        if not task.recorded and self.journal is not None and not self.crews[task.role].muted:
+        if self.journal is not None and not task.recorded and not task.crew.muted:
             self.end_unrun(task, outcome)  # it was to go on elsewhere, and now it does not
             return
-        task.close(outcome, self.clock.time())
-        task.ended = True
-        del self.live[task.ref]
+        task.close(outcome, self._time())
+        task.place = ENDED
+        task.outcome = task.future = task.holder = None  # what the garbage collector would walk
         self.open -= 1
         if task.reason is None:
             self.ok += 1
         else:
             self.failed += 1
         self.keeper.keep(task)
+        if task.listener is not None:
+            task.listener(task)
         if self.waiters:
             for waiter in self.waiters.get(task.ref, ()):
                 if not waiter.done():
                     waiter.set_result(task.result())
-        if task.listener is not None:
-            task.listener(task)
-        for follower in self.followers:
-            follower.ended(task)
+        if self.followers:
+            for follower in self.followers:
+                follower.ended(task)
         if not self.open:
             self.check_quiet()
-        if self.runtime.telemetry.handlers:
+        if self.telemetry.handlers:
             self._emit_finished(task)
 
     def end_unrun(self, task: PoolTask, outcome: Outcome) -> None:
         """End a task that no worker has: remember it, then settle it."""
         commit = None
-        if self.journal is not None and not task.recorded and not self.crews[task.role].muted:
-            task.close(outcome, self.clock.time())
+        if self.journal is not None and not task.recorded and not task.crew.muted:
+            task.close(outcome, self._time())
             task.recorded = True
             commit = self.journal.finished(task.result())
         if commit is None:
@@ -230,13 +252,13 @@ class TaskDesk:
         """Listen for `resumed` from now on: only a pool that ever had a halted worker pays for it."""
         if not self._watching:
             self._watching = True
-            self.runtime.telemetry.attach(self._handler_id, [telemetry.RESUMED], self._on_resumed)
+            self.telemetry.attach(self._handler_id, [telemetry.RESUMED], self._on_resumed)
 
     def unwatch_resumes(self) -> None:
         """Stop listening for `resumed`."""
         if self._watching:
             self._watching = False
-            self.runtime.telemetry.detach(self._handler_id)
+            self.telemetry.detach(self._handler_id)
 
     @property
     def _handler_id(self) -> str:
@@ -280,9 +302,13 @@ class TaskDesk:
         for follower in self.followers:
             follower.wake()
 
+    def _emit_queued(self, task: PoolTask) -> None:
+        meta = {"pool": self.name, "role": task.role, "worker": task.worker, "ref": task.ref}
+        self.telemetry.execute(events.TASK_QUEUED, {"waiting": self.admission.waiting}, meta)
+
     def _emit_finished(self, task: PoolTask) -> None:
         result = task.result()
-        self.runtime.telemetry.execute(
+        self.telemetry.execute(
             events.TASK_FINISHED,
             {"duration_s": result.duration_s, "attempt": result.attempt},
             {

@@ -29,7 +29,7 @@ class PoolJournal(Protocol):
     """Remembers the tasks of one pool. A commit raises StoreError when the write failed."""
 
     def accepted(self, task: PoolTask) -> Commit | None:
-        """Remember a task before its ref is handed out; read `ref prompt role hint_s index submitted_at` of it."""
+        """Remember a task before its ref is handed out; read `ref prompt role hint_s index submitted_at`."""
 
     def started(self, task: PoolTask, worker: str, attempt: int) -> Commit | None:
         """Remember that a worker is about to run it. Called again, with the next attempt, for each retry."""
@@ -61,15 +61,13 @@ class WorkerJournal(NullJournal):
     def started(self, request: Request) -> Awaitable[None] | None:  # type: ignore[override] # a journal, not a null one
         """Remember that this worker begins the task."""
         task = self._worker.task
-        if task is None or task.ref != request.ref:
-            return None
-        return self._journal.started(task, self._worker.name, task.attempt)
+        return None if task is not request else self._journal.started(task, self._worker.name, task.attempt)
 
     def finished(self, request: Request, outcome: Outcome, duration_s: float) -> Awaitable[None] | None:  # type: ignore[override]
         """Remember how the task ended, unless it goes on elsewhere."""
         worker = self._worker
         task = worker.task
-        if task is None or task.ref != request.ref or worker.crew.muted or worker.goes_on(outcome):
+        if task is not request or worker.crew.muted or worker.goes_on(outcome):
             return None
         task.close(outcome, worker.crew.clock.time())
         task.recorded = True

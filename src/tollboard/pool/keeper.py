@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from tollboard.pool.records import PoolResults
 from tollboard.pool.task import PoolTask
 
 
 class Keeper:
-    """Ended tasks by ref, in the order they ended."""
+    """All tasks by ref: those that have not ended, and of those that have as many as fit."""
 
-    __slots__ = ("_bytes", "_max_bytes", "_max_items", "evicted", "tasks")
+    __slots__ = ("_bytes", "_max_bytes", "_max_items", "ended", "evicted", "tasks")
 
     def __init__(self, *, max_items: int, max_bytes: int) -> None:
         self.tasks: dict[str, PoolTask] = {}
+        self.ended: deque[PoolTask] = deque()
+        """In the order they ended."""
         self.evicted = 0
         self._bytes = 0
         self._max_items = max_items
@@ -20,15 +24,16 @@ class Keeper:
 
     def keep(self, task: PoolTask) -> None:
         """Keep a task that has ended; older ones make room."""
-        tasks = self.tasks
-        tasks[task.ref] = task
-        self._bytes += task.weight()
-        while len(tasks) > self._max_items or (self._bytes > self._max_bytes and tasks):
-            oldest = tasks.pop(next(iter(tasks)))
-            self._bytes -= oldest.weight()
+        ended = self.ended
+        ended.append(task)
+        self._bytes += task.size + len(task.text)
+        while len(ended) > self._max_items or (self._bytes > self._max_bytes and ended):
+            oldest = ended.popleft()
+            del self.tasks[oldest.ref]
+            self._bytes -= oldest.size + len(oldest.text)
             self.evicted += 1
 
     def results(self) -> PoolResults:
         """Return what is kept, in submission order."""
-        ended = sorted(self.tasks.values(), key=lambda task: task.index)
+        ended = sorted(self.ended, key=lambda task: task.index)
         return PoolResults(tuple(task.result() for task in ended), self.evicted)

@@ -66,10 +66,11 @@ def make_crews(desk: TaskDesk, start_worker: StartWorker) -> None:
     """Give the desk a crew for each role; none has a worker yet."""
     settings = desk.settings
     for role in settings.sizes:
-        crew = desk.crews[role] = Crew(
+        crew = Crew(
             desk, role, settings.make_strategy(), start_worker, retries=settings.retries,
             max_restarts=settings.max_restarts, restart_window_s=settings.restart_window_s,
         )  # fmt: skip
+        desk.add_crew(crew)
         if settings.elastic(role):
             crew.scaler = Autoscaler(
                 crew, desk.clock, minimum=settings.minimum[role], maximum=settings.maximum[role],

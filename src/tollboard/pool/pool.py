@@ -31,6 +31,7 @@ from tollboard.pool.settings import (
     settle_settings,
 )
 from tollboard.pool.streams import Feed, Follower, OnProgress
+from tollboard.pool.task import ENDED, PoolTask, Submissions
 from tollboard.pool.worker import PoolWorker
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.results import Failed, Reason
@@ -178,7 +179,7 @@ class Pool:
         commit = await desk.admit(new) if wait else desk.admit_now(new)
         if commit is not None:
             await desk.committed([(new, commit)])
-        return Submission(new.worker, new.ref)
+        return new.submission()
 
     def submit_nowait(
         self, task: str | Task, *, role: str | None = None, hint_s: float | None = None
@@ -186,17 +187,17 @@ class Pool:
         """Accept a task as `submit(wait=False)` does, without an await: not yet durable when this returns."""
         new = self._desk.new_task(task, role, hint_s)
         _ = self._desk.admit_now(new)
-        return Submission(new.worker, new.ref)
+        return new.submission()
 
-    async def submit_many(self, tasks: Iterable[str | Task], *, role: str | None = None) -> list[Submission]:
+    async def submit_many(self, tasks: Iterable[str | Task], *, role: str | None = None) -> Submissions:
         """Accept tasks one after the other and return worker and ref of each, in the order of the input (P03).
 
         The iterable is read as the queue has room, so a file of any length can be submitted; `as_completed` does
-        that without a list of them. A task that is refused ends it with that error; those before it were accepted.
+        that without keeping them. A task that is refused ends it with that error; those before it were accepted.
         """
         desk = self._desk
         try_enter, accept = desk.admission.try_enter, desk.accept
-        accepted: list[Submission] = []
+        accepted: list[PoolTask] = []
         commits: Commits = []
         try:
             for given in tasks:
@@ -206,10 +207,11 @@ class Pool:
                     commits.append((new, commit))
                     if len(commits) >= COMMITS_PER_WAIT:
                         await desk.committed(commits)
-                accepted.append(Submission(new.worker, new.ref))
+                accepted.append(new)
         finally:
-            await desk.committed(commits)
-        return accepted
+            if commits:
+                await desk.committed(commits)
+        return Submissions(accepted)
 
     async def map(
         self,
@@ -250,7 +252,7 @@ class Pool:
         return Feed(self._desk, tasks, window).results(progress)
 
     async def _follow(self) -> AsyncGenerator[TaskResult, None]:
-        follower = Follower(self._desk.keeper.tasks.values(), max(1, self.settings.max_results))
+        follower = Follower(self._desk.keeper.ended, max(1, self.settings.max_results))
         self._desk.followers.append(follower)
         try:
             while True:
@@ -267,9 +269,7 @@ class Pool:
     def cancel(self, ref: str) -> None:
         """Withdraw a task that waits; it ends with `cancelled`. Raises NotCancellable, RequestNotFound."""
         if not self._desk.abandon(ref, Reason.CANCELLED):
-            state = "running" if ref in self._desk.live else "done"
-            if state == "done" and ref not in self._desk.keeper.tasks:
-                raise RequestNotFound(f"pool {self.name!r} has no task {ref}, or its result was evicted")
+            state = "done" if self._find(ref).place is ENDED else "running"
             raise NotCancellable(f"task {ref} is {state}: only one that waits can be withdrawn")
 
     # -- waiting and looking -----------------------------------------------------------------------
@@ -308,12 +308,14 @@ class Pool:
 
     def poll(self, ref: str) -> TaskResult | None:
         """Return the result of a task, `None` while it waits or runs. Raises RequestNotFound if unknown or evicted."""
-        if ref in self._desk.live:
-            return None
+        task = self._find(ref)
+        return task.result() if task.place is ENDED else None
+
+    def _find(self, ref: str) -> PoolTask:
         task = self._desk.keeper.tasks.get(ref)
         if task is None:
             raise RequestNotFound(f"pool {self.name!r} has no task {ref}, or its result was evicted")
-        return task.result()
+        return task
 
     def results(self) -> PoolResults:
         """Return what is kept of all ended tasks, in submission order and by worker; failed ones are among them."""

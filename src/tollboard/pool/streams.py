@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tollboard.errors import Overloaded
 from tollboard.pool.records import Progress, Task, TaskResult
-from tollboard.pool.task import PoolTask
+from tollboard.pool.task import ENDED, PoolTask
 from tollboard.runtime.results import Reason
 
 OnProgress = Callable[[Progress], None]
@@ -22,7 +22,9 @@ OnProgress = Callable[[Progress], None]
 class Source(Protocol):
     """What a stream needs of a pool."""
 
-    running: int
+    @property
+    def running(self) -> int:
+        """How many tasks workers have."""
 
     async def submit_for(self, task: str | Task, listener: Callable[[PoolTask], None]) -> PoolTask:
         """Submit a task whose end the listener is told; waits while the pool is full."""
@@ -123,7 +125,7 @@ class Feed:
                 await self._room
             accepted = await self._pool.submit_for(task, self._on_end)
             self._submitted += 1
-            if not accepted.ended:
+            if accepted.place is not ENDED:
                 self._live[accepted.ref] = accepted
 
     def _on_end(self, task: PoolTask) -> None:

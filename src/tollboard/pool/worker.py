@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tollboard.pool.records import WorkerState, WorkerStatus
+from tollboard.pool.task import Place, PoolTask
 from tollboard.runtime.agent import GenAgent
-from tollboard.runtime.request import Request
 from tollboard.runtime.results import Completed, Outcome, Reason
 
 if TYPE_CHECKING:
     from tollboard.pool.crew import Crew
-    from tollboard.pool.task import PoolTask
     from tollboard.runtime.machine import Machine
 
 GONE = frozenset({Reason.CRASHED, Reason.STOPPED, Reason.DRAINING, Reason.PRE_RUN_FAILED})
@@ -72,8 +71,10 @@ class Slot:
 class Worker:
     """What the pool holds of one worker. A strategy may read `name`, `role`, `queue` and `load`."""
 
-    __slots__ = ("crew", "failed", "is_halted", "is_lost", "machine", "name", "ok", "out", "queue", "request",
-                 "retiring", "slot", "stopping", "task")  # fmt: skip
+    __slots__ = (
+        "attempts_before", "crew", "failed", "is_halted", "is_lost", "machine", "name", "ok", "out", "queue",
+        "retiring", "slot", "stopping", "task",
+    )  # fmt: skip
 
     def __init__(self, crew: Crew, slot: Slot, name: str) -> None:
         self.crew = crew
@@ -83,7 +84,8 @@ class Worker:
         self.queue: deque[PoolTask] = deque()
         """Tasks that wait for this worker and nobody else; only Assigned strategies use it."""
         self.task: PoolTask | None = None
-        self.request: Request | None = None
+        self.attempts_before = 0
+        """How often its task had been begun when this worker got it."""
         self.ok = 0
         self.failed = 0
         self.out = True
@@ -111,21 +113,11 @@ class Worker:
         task = self.task
         if task is None or isinstance(outcome, Completed) or task.recorded or self.crew.closing:
             return False
-        if task.recalled or self.unbegun(outcome):
+        if task.place is Place.RECALLED:
             return True
+        if outcome.reason in GONE and task.attempt == self.attempts_before:
+            return True  # the worker went away before the task had begun: it was not run, and is not a retry
         return outcome.reason in RETRIED and task.attempt <= self.crew.retries
-
-    def unbegun(self, outcome: Outcome) -> bool:
-        """Return whether the worker went away before its task had begun: then it was not run, and is not a retry."""
-        if isinstance(outcome, Completed) or outcome.reason not in GONE:
-            return False
-        return self.request is not None and self.request.started_at is None
-
-    def done(self, ref: str, outcome: Outcome) -> None:
-        """Take the outcome of its task. Called by the runtime, once, after commit. A late answer is nobody's (E45)."""
-        task = self.task
-        if task is not None and task.ref == ref:
-            self.crew.finished(self, task, outcome)
 
     def status(self) -> WorkerStatus:
         """Return how it stands."""

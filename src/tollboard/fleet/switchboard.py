@@ -30,7 +30,7 @@ from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE
 from tollboard.fleet.control import Control
 from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.lifecycle import Lifecycle
-from tollboard.fleet.prompts import Prompts
+from tollboard.fleet.prompts import Prompts, forget_failures
 from tollboard.fleet.reading import Reading
 from tollboard.fleet.records import (
     ApprovalRecord,
@@ -149,6 +149,7 @@ class Switchboard:
         machines = [session.machine for session in self._roster if session.machine is not None]
         for machine in machines:
             machine.suspend()
+        await forget_failures(self._ledger)
         await self._settle_turns(grace_s)
         for machine in machines:
             if machine.phase is Phase.PROCESSING:

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import signal
+import socket
+import sys
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from logging.handlers import RotatingFileHandler
 from typing import Any
 
 import uvicorn
@@ -21,7 +22,16 @@ import tollboard
 from tollboard import backends
 from tollboard.backends._process import reap
 from tollboard.daemon.config import Config, StateDirectory, read_config
-from tollboard.daemon.single import Ownership, Signals, bind_socket, bind_tcp, new_secret, private_text, say
+from tollboard.daemon.log import log_to
+from tollboard.daemon.single import (
+    Ownership,
+    Signals,
+    Starter,
+    bind_socket,
+    bind_tcp,
+    new_secret,
+    private_text,
+)
 from tollboard.errors import DaemonError, StoreError, TollboardError
 from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
@@ -34,10 +44,10 @@ from tollboard.surfaces.http import make_app
 
 logger = logging.getLogger("tollboard.daemon")
 
-LOG_BYTES = 5 * 1024 * 1024
-LOG_FILES = 3
 DAY_S = 86_400.0
-CLOSE_GRACE_S = 15.0
+SERVER_END_S = 15.0
+WATCH_S = 5.0
+"""How often the daemon looks whether the state directory is still its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,95 +62,98 @@ class Serve:
 
 def serve(how: Serve) -> int:
     """Serve until SIGTERM, SIGINT or `shutdown`; return the exit code. A failed start is told through the pipe."""
+    starter = Starter(how.ready_fd)
     try:
         how.home.prepare()
         config = read_config(how.home.config)
-        _log_to(how, config)
+        log_to(how.home.log, config.log_level, terminal=how.foreground)
         owner = Ownership.claim(how.home, take_over=how.take_over)
+        try:
+            return asyncio.run(_Daemon(how, config, owner, starter).run())
+        finally:
+            owner.release()
     except TollboardError as exc:
-        return _failed(how, exc)
-    try:
-        return asyncio.run(_Daemon(how, config, owner).run())
-    except TollboardError as exc:
-        return _failed(how, exc)
-    finally:
-        owner.release()
-
-
-def _failed(how: Serve, exc: TollboardError) -> int:
-    logger.error("the daemon could not start: %s", exc)
-    say(how.ready_fd, json.dumps(error_answer(exc).model_dump()))
-    if how.foreground:
-        print(f"tollboard: {exc}", flush=True)
-    return 1
-
-
-def _log_to(how: Serve, config: Config) -> None:
-    """Log to the state directory's file (0600, rotated), and to the terminal when in front."""
-    before = os.umask(0o177)
-    try:
-        handlers: list[logging.Handler] = [
-            RotatingFileHandler(how.home.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-        ]
-    except OSError as exc:
-        raise DaemonError(f"the log {str(how.home.log)!r} cannot be written: {exc.strerror}") from None
-    finally:
-        os.umask(before)
-    if how.foreground:
-        handlers.append(logging.StreamHandler())
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for handler in handlers:
-        handler.setFormatter(form)
-    root = logging.getLogger()
-    root.handlers[:] = handlers
-    root.setLevel(config.log_level)
-    logging.getLogger("uvicorn.access").disabled = True
+        logger.error("the daemon ends: %s", exc)
+        starter.tell(json.dumps(error_answer(exc).model_dump()))
+        if how.foreground:
+            print(f"tollboard: {exc}", file=sys.stderr, flush=True)
+        return 1
+    except BaseException:
+        logger.critical("the daemon ends by a fault of its own", exc_info=True)
+        raise
 
 
 class _Daemon:
     """One run of the daemon."""
 
-    def __init__(self, how: Serve, config: Config, owner: Ownership) -> None:
+    def __init__(self, how: Serve, config: Config, owner: Ownership, starter: Starter) -> None:
         self._how = how
         self._home = how.home
         self._config = config
         self._owner = owner
+        self._starter = starter
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._tcp: str | None = None
 
     async def run(self) -> int:
-        """Open, serve, close."""
-        home = self._home
-        home_id = private_text(home.identity, lambda: uuid.uuid4().hex)
-        secret = private_text(home.token, new_secret)
-        await _reap_orphans(home_id)
+        """Open, serve, close. Return the exit code."""
+        # Bound first: who calls while we open waits for the answer instead of starting a second daemon.
+        unix = bind_socket(self._home)
+        try:
+            sockets, hosts = [unix, *self._bind_tcp()], self._hosts()
+            secret = private_text(self._home.token, new_secret)
+            home_id = private_text(self._home.identity, lambda: uuid.uuid4().hex)
+            await _reap_orphans(home_id)
+            store = await self._open_store()
+            try:
+                board = await Switchboard.open(store, backends=backends, settings=self._settings(home_id))
+                await self._serve(board, secret, sockets, hosts)
+            finally:
+                await _close_store(store)
+        finally:
+            unix.close()
+            ours = self._owner.still_ours()
+            if ours:
+                self._home.socket.unlink(missing_ok=True)
+            logger.info("ended")
+        return 0 if ours else 1
+
+    def _bind_tcp(self) -> list[socket.socket]:
+        host = self._config.tcp_host
+        if host is None:
+            return []
+        bound = bind_tcp(host, self._config.tcp_port)
+        shown = f"[{host}]" if ":" in host else host
+        self._tcp = f"{shown}:{bound.getsockname()[1]}"
+        return [bound]
+
+    def _hosts(self) -> frozenset[str]:
+        """Return the Host headers that TCP answers to."""
+        if self._tcp is None:
+            return frozenset(self._config.tcp_hosts)
+        _, _, port = self._tcp.rpartition(":")
+        ours = {self._tcp, *(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))}
+        return frozenset(host.lower() for host in (*ours, *self._config.tcp_hosts))
+
+    async def _open_store(self) -> Store:
         retention = Retention(
             max_events_per_session=self._config.feed_rows_per_session,
             max_age_s=self._config.feed_days * DAY_S,
         )
-        store = await Store.open(home.database, take_over=self._how.take_over, retention=retention)
-        try:
-            settings = FleetSettings(
-                home_id=home_id, roots=self._config.roots, backends=self._config.backends
-            )
-            board = await Switchboard.open(store, backends=backends, settings=settings)
-            await self._serve(board, secret)
-        finally:
-            with suppress(StoreError):  # stale or stuck: said in the log already
-                await store.close()
-        return 0
+        return await Store.open(self._home.database, take_over=self._how.take_over, retention=retention)
 
-    async def _serve(self, board: Switchboard, secret: str) -> None:
-        sockets = [bind_socket(self._home)]
-        hosts = set(self._config.tcp_hosts)
-        if self._config.tcp_host is not None:
-            tcp = bind_tcp(self._config.tcp_host, self._config.tcp_port)
-            sockets.append(tcp)
-            port = tcp.getsockname()[1]
-            self._tcp = f"{self._config.tcp_host}:{port}"
-            hosts |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]", self._config.tcp_host)}
-        door = Door(board, secret, frozenset(hosts), shutdown=self._stopping.set, health=self._health)
+    def _settings(self, home_id: str) -> FleetSettings:
+        config = self._config
+        return FleetSettings(
+            home_id=home_id, roots=config.roots, backends=config.backends,
+            max_prompt_bytes=config.max_prompt_bytes, max_summary_bytes=config.max_summary_bytes,
+        )  # fmt: skip
+
+    async def _serve(
+        self, board: Switchboard, secret: str, sockets: list[socket.socket], hosts: frozenset[str]
+    ) -> None:
+        door = Door(board, secret, hosts, shutdown=self._stopping.set, health=self._health)
         server = _Server(
             uvicorn.Config(
                 make_app(door), log_config=None, lifespan="off", access_log=False, server_header=False,
@@ -148,38 +161,44 @@ class _Daemon:
             )
         )  # fmt: skip
         Signals(self._stopping.set, lambda: os._exit(1)).install()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._continued)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._look)
         serving = asyncio.create_task(server.serve(sockets=sockets))
+        watching = asyncio.create_task(self._watch())
         try:
             await _first(serving, server.began.wait())
             logger.info(
                 "serving %s as pid %d, version %s", self._home.path, os.getpid(), tollboard.__version__
             )
-            say(self._how.ready_fd, "ready")
+            self._starter.tell("ready")
             await _first(serving, self._stopping.wait())
         finally:
             logger.info("shutting down")
+            watching.cancel()
+            # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
             await self._close(board)
             door.closing.set()
             server.should_exit = True
-            await asyncio.wait({serving}, timeout=CLOSE_GRACE_S)
-            if self._owner.still_ours():
-                self._home.socket.unlink(missing_ok=True)
-            logger.info("ended")
+            await asyncio.wait({serving}, timeout=SERVER_END_S)
 
     async def _close(self, board: Switchboard) -> None:
         try:
-            late = await board.close(grace_s=self._config.grace_s)
+            late = await board.close(grace_s=self._config.grace_s if self._owner.still_ours() else 0.0)
         except StoreError as exc:
             logger.error("the end could not be written: %s", exc)
         else:
             if late:
                 logger.warning("did not end in time: %s", ", ".join(late))
 
-    def _continued(self) -> None:
-        """End if another daemon has taken the directory over while this process was stopped."""
+    async def _watch(self) -> None:
+        """Look now and then: a machine that was suspended sends no signal, and a directory can be removed."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(WATCH_S)
+            self._look()
+
+    def _look(self) -> None:
+        """End if the state directory is not ours any more: another daemon took it over, or it is gone."""
         if not self._owner.still_ours():
-            logger.error("another daemon has taken %s over; this one ends", self._home.path)
+            logger.error("%s is not this daemon's any more; it ends", self._home.path)
             self._stopping.set()
 
     def _health(self) -> DaemonHealth:
@@ -194,12 +213,15 @@ class _Daemon:
 
 
 async def _first(serving: asyncio.Task[None], event: Coroutine[Any, Any, Any]) -> None:
-    """Wait for the event, or for the server to have ended before it."""
+    """Wait for the event. Raises DaemonError if the server ends before it."""
     waiting = asyncio.create_task(event)
     try:
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
+    if serving.done():
+        serving.result()
+        raise DaemonError("the server ended by itself")
 
 
 class _Server(uvicorn.Server):
@@ -217,6 +239,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it need not be a generator
         """Do not touch the process's signals."""
         return nullcontext()
+
+
+async def _close_store(store: Store) -> None:
+    try:
+        await store.close()
+    except StoreError as exc:
+        # Nothing that a client was told depends on it: what was promised had been committed before.
+        logger.error("closing the database: %s", exc)
 
 
 async def _reap_orphans(home_id: str) -> None:

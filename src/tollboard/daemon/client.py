@@ -9,18 +9,16 @@ One client is one person or program: `surface` and `client` are recorded with wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from tollboard.daemon.config import StateDirectory, state_directory
-from tollboard.errors import DaemonError, DaemonUnreachable, TollboardError
-from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE
+from tollboard.daemon.connection import END_TIMEOUT_S, Connection
+from tollboard.errors import DaemonError, DaemonUnreachable, Denied, Invalid, WireError
+from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PROMPT_BYTES
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -40,17 +38,12 @@ from tollboard.fleet.records import (
     Transcript,
     WaitReport,
 )
+from tollboard.fleet.settings import FleetSettings
+from tollboard.operations.access import plain
 from tollboard.runtime.approval import Approve, Decision, Edit, Reject
 
 if TYPE_CHECKING:
-    import httpx
-
     from tollboard.operations.wire import DaemonHealth
-
-BASE_URL = "http://tollboard"
-CONNECT_TIMEOUT_S = 10.0
-START_TIMEOUT_S = 60.0
-SHUTDOWN_TIMEOUT_S = 60.0
 
 
 class Connecting:
@@ -77,10 +70,7 @@ class Client:
 
     def __init__(self, home: StateDirectory, surface: str, client: str, token: str | None) -> None:
         self.home = home
-        self._headers = {"x-tollboard-surface": surface, "x-tollboard-client": client}
-        if token is not None:
-            self._headers["authorization"] = f"Bearer {token}"
-        self._http: httpx.AsyncClient | None = None
+        self._connection = Connection(home, _headers(surface, client, token))
 
     @classmethod
     def connect(
@@ -104,94 +94,33 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection; the daemon goes on. Idempotent."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        await self._connection.close()
 
     async def _open(self, *, start: bool) -> Client:
-        import httpx
-
-        if self._http is None:
-            self.home.check_socket_path()
-            transport = httpx.AsyncHTTPTransport(
-                uds=str(self.home.socket), limits=httpx.Limits(max_connections=None)
-            )
-            timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-            self._http = httpx.AsyncClient(
-                transport=transport,
-                base_url=BASE_URL,
-                headers=self._headers,
-                timeout=timeout,
-                trust_env=False,
-            )
-        try:
-            await self.health()
-        except DaemonUnreachable:
-            if not start:
-                await self.close()
-                raise
-            await self._start()
+        await self._connection.open(start=start)
         return self
-
-    async def _start(self) -> None:
-        """Start the daemon, one client at a time: whoever waited for the lock finds it running."""
-        from tollboard.daemon.single import start_lock
-
-        self.home.prepare()
-        lock = await asyncio.to_thread(start_lock, self.home)
-        try:
-            with contextlib.suppress(DaemonUnreachable):
-                await self.health()
-                return
-            await start_daemon(self.home)
-            await self.health()
-        finally:
-            os.close(lock)
 
     # -- the daemon itself --------------------------------------------------------------------------------
 
     async def health(self) -> DaemonHealth:
         """Return who serves: version, pid, uptime, state directory, TCP address if any."""
-        from tollboard.operations.wire import DaemonHealth
-
-        response = await self._request("GET", "/v1/health")
-        return DaemonHealth.model_validate_json(response.content)
+        return await self._connection.health()
 
     async def shutdown(self) -> None:
         """End the daemon gracefully; returns when it has given the directory up."""
         from tollboard.daemon.single import wait_for_exit
 
         pid = (await self.health()).pid
-        await self._request("POST", "/v1/shutdown")
+        await self._connection.request("POST", "/v1/shutdown")
         await self.close()
-        if not await asyncio.to_thread(wait_for_exit, pid, SHUTDOWN_TIMEOUT_S):
-            raise DaemonError(f"the daemon (pid {pid}) has not ended within {SHUTDOWN_TIMEOUT_S:g} s")
-
-    # -- calls --------------------------------------------------------------------------------
-
-    async def _request(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> httpx.Response:
-        import httpx
-
-        if self._http is None:
-            raise DaemonUnreachable("this client is closed; connect again")
-        try:
-            content = None if body is None else json.dumps(body).encode()
-            response = await self._http.request(method, path, content=content)
-        except (httpx.TransportError, OSError) as exc:
-            raise _unreachable(self.home, exc) from None
-        except UnicodeEncodeError:
-            raise TollboardError("the text is not valid Unicode") from None
-        if response.status_code != 200:
-            raise _error(response)
-        return response
+        if not await asyncio.to_thread(wait_for_exit, pid, END_TIMEOUT_S):
+            raise DaemonError(f"the daemon (pid {pid}) has not ended within {END_TIMEOUT_S:g} s")
 
     async def _call(self, operation: str, /, **arguments: object) -> Any:
         from tollboard.operations.catalogue import OPERATIONS
 
         given = {key: value for key, value in arguments.items() if value is not None}
-        response = await self._request("POST", f"/v1/{operation}", given)
+        response = await self._connection.request("POST", f"/v1/{operation}", _body(given))
         return OPERATIONS[operation].result.validate_json(response.content)
 
     # -- sessions --------------------------------------------------------------------------------
@@ -230,7 +159,7 @@ class Client:
 
     async def send(self, name: str, prompt: str, *, queue: bool = False, key: str | None = None) -> str:
         """See `Board.send`."""
-        return cast("str", await self._call("send", name=name, prompt=prompt, queue=queue, key=key))
+        return cast("str", await self._call("send", name=name, prompt=_prompt(prompt), queue=queue, key=key))
 
     async def poll(self, name: str, ref: str) -> Poll:
         """See `Board.poll`."""
@@ -240,13 +169,16 @@ class Client:
         self, refs: Sequence[str], *, timeout: float | None = None, mode: Literal["all", "any"] = "all"
     ) -> WaitReport:
         """See `Board.wait`."""
-        return cast("WaitReport", await self._call("wait", refs=_listed(refs), timeout=timeout, mode=mode))
+        return cast(
+            "WaitReport", await self._call("wait", refs=_listed("refs", refs), timeout=timeout, mode=mode)
+        )
 
     async def broadcast(
         self, prompt: str, *, names: Sequence[str] | None = None
     ) -> tuple[BroadcastItem, ...]:
         """See `Board.broadcast`."""
-        items = await self._call("broadcast", prompt=prompt, names=None if names is None else _listed(names))
+        listed = None if names is None else _listed("names", names)
+        items = await self._call("broadcast", prompt=_prompt(prompt), names=listed)
         return cast("tuple[BroadcastItem, ...]", items)
 
     async def cancel(self, name: str, ref: str) -> Receipt:
@@ -280,7 +212,7 @@ class Client:
 
     async def summary_update(self, name: str, text: str) -> Summary:
         """See `Board.summary_update`."""
-        return cast("Summary", await self._call("summary_update", name=name, text=text))
+        return cast("Summary", await self._call("summary_update", name=name, text=_summary(text)))
 
     async def summary_versions(self, name: str) -> tuple[Summary, ...]:
         """See `Board.summary_versions`."""
@@ -291,7 +223,9 @@ class Client:
         limit: int = MAX_FEED_PAGE,
     ) -> FeedPage:  # fmt: skip
         """See `Board.events`."""
-        page = await self._call("events", name=name, kinds=_listed(kinds), ref=ref, after=after, limit=limit)
+        page = await self._call(
+            "events", name=name, kinds=_listed("kinds", kinds), ref=ref, after=after, limit=limit
+        )
         return cast("FeedPage", page)
 
     async def tail(
@@ -302,25 +236,16 @@ class Client:
         ref: str | None = None,
         after: int | None = None,
     ) -> AsyncIterator[FeedItem]:
-        """See `Board.tail`. Ends with DaemonUnreachable when the daemon does; go on with `after` once it is back."""
-        import httpx
+        """See `Board.tail`. From now on means from the first item asked for.
 
-        if self._http is None:
-            raise DaemonUnreachable("this client is closed; connect again")
-        asked: dict[str, str | int | list[str]] = {"kind": _listed(kinds)}
+        Ends with DaemonUnreachable when the daemon does; go on with `after` once it is back.
+        """
+        asked: dict[str, str | int | list[str]] = {"kind": _listed("kinds", kinds)}
         asked |= {
             key: value for key, value in (("name", name), ("ref", ref), ("after", after)) if value is not None
         }
-        try:
-            async with self._http.stream("GET", "/v1/events/stream", params=asked) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise _error(response)
-                async for line in response.aiter_lines():
-                    if line.startswith("data: "):
-                        yield FeedItem(**json.loads(line[6:]))
-        except (httpx.TransportError, OSError) as exc:
-            raise _unreachable(self.home, exc) from None
+        async for item in self._connection.items(asked):
+            yield item
         raise DaemonUnreachable("the daemon ended the stream: it is shutting down")
 
     # -- control --------------------------------------------------------------------------------
@@ -359,24 +284,44 @@ def _plain_decision(decision: Decision | Mapping[str, object]) -> Mapping[str, o
             return decision
 
 
-def _listed(values: Sequence[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
+def _listed(what: str, values: Sequence[str]) -> list[str]:
+    if isinstance(values, str):
+        raise Invalid(f"{what} is a list of {what}, not one text")
+    return list(values)
 
 
-def _error(response: httpx.Response) -> TollboardError:
-    from tollboard.operations.wire import rebuild_error
+def _prompt(text: str) -> str:
+    """Return a prompt that can be sent; its length is judged here, a body that is too long never arrives."""
+    return FleetSettings().check_prompt(text) if isinstance(text, str) and _is_long(text) else text
 
+
+def _summary(text: str) -> str:
+    return FleetSettings().check_summary(text) if isinstance(text, str) and _is_long(text) else text
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > MAX_PROMPT_BYTES // 4
+
+
+def _body(given: Mapping[str, object]) -> bytes:
+    """Return the arguments as JSON. Raises WireError for what JSON has no word for."""
     try:
-        return rebuild_error(response.json())
-    except ValueError:
-        return DaemonError(f"the daemon answered {response.status_code} without saying why")
+        return json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(
+            given
+        ).encode()  # half a character, as an escape: the daemon says what it thinks of it
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise WireError(f"the arguments cannot be sent as JSON: {exc}") from None
 
 
-def _unreachable(home: StateDirectory, exc: Exception) -> DaemonUnreachable:
-    return DaemonUnreachable(
-        f"no daemon answers on {str(home.socket)!r} ({type(exc).__name__}); any command starts one, "
-        "and `tollboard doctor` says what is wrong"
-    )
+def _headers(surface: str, client: str, token: str | None) -> dict[str, str]:
+    headers = {"x-tollboard-surface": plain(surface), "x-tollboard-client": plain(client)}
+    if token is not None:
+        if not token.isascii() or not token.isprintable():
+            raise Denied("the token is not one of ours: it has characters that no token has")
+        headers["authorization"] = f"Bearer {token}"
+    return headers
 
 
 def _user() -> str:
@@ -386,43 +331,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-# -- starting a daemon --------------------------------------------------------------------------------
-
-
-async def start_daemon(home: StateDirectory) -> None:
-    """Start the daemon of a state directory, in the background, and wait until it is ready.
-
-    Raises the error that kept it from starting.
-    """
-    ready, theirs = os.pipe()
-    command = [sys.executable, "-m", "tollboard.daemon", "--home", str(home.path), "--ready-fd", str(theirs)]
-    try:
-        starter = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-            [*command, "--detach"], pass_fds=[theirs], cwd="/",
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-    finally:
-        os.close(theirs)
-    # The daemon detaches itself: what we started ends at once, and no child of ours is left to be waited for.
-    await asyncio.to_thread(starter.wait)
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            word = (await asyncio.to_thread(_read_all, ready)).strip()
-    except TimeoutError:
-        raise DaemonError(
-            f"the daemon did not start within {START_TIMEOUT_S:g} s; see {str(home.log)!r}"
-        ) from None
-    if word == "ready":
-        return
-    if not word:
-        raise DaemonError(f"the daemon ended while it started; see {str(home.log)!r}")
-    from tollboard.operations.wire import rebuild_error
-
-    raise rebuild_error(json.loads(word))
-
-
-def _read_all(fd: int) -> str:
-    with os.fdopen(fd, "r") as pipe:
-        return pipe.read()

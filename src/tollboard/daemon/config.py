@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import sys
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tollboard.errors import DaemonError, InvalidOption
+from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
 
 HOME_VARIABLE = "TOLLBOARD_HOME"
-MAX_SOCKET_PATH = 107
-"""Bytes that a unix socket's path may have on Linux (108 with the final zero); 103 elsewhere."""
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes that a unix socket's path may have, without the final zero."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -112,6 +115,8 @@ class Config:
     """The only directories sessions may work in; empty means all."""
     backends: tuple[str, ...] = ()
     """The only backends sessions may use; empty means all."""
+    max_prompt_bytes: int = MAX_PROMPT_BYTES
+    max_summary_bytes: int = MAX_SUMMARY_BYTES
     tcp_host: str | None = None
     tcp_port: int = 0
     """0: the system chooses; `tollboard doctor` shows it."""
@@ -128,8 +133,17 @@ class Config:
             )
         if not 0 <= self.tcp_port <= 65535:
             raise InvalidOption(f"tcp_port is {self.tcp_port}: it must be between 0 and 65535")
-        if self.grace_s < 0 or self.feed_rows_per_session < 1 or self.feed_days <= 0:
+        if (
+            not 0 <= self.grace_s < math.inf
+            or not 0 < self.feed_days < math.inf
+            or self.feed_rows_per_session < 1
+        ):
             raise InvalidOption("grace_s, feed_rows_per_session and feed_days must be positive")
+        for name, limit in (("max_prompt_bytes", MAX_PROMPT_BYTES), ("max_summary_bytes", MAX_SUMMARY_BYTES)):
+            if not 1 <= getattr(self, name) <= limit:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: it must be between 1 and {limit:,}")
+        if wrong := [root for root in self.roots if not os.path.isabs(os.path.expanduser(root))]:
+            raise InvalidOption(f"roots has {wrong[0]!r}: each must be an absolute path")
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise InvalidOption(f"log_level is {self.log_level!r}: use DEBUG, INFO, WARNING or ERROR")
 
@@ -147,7 +161,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 def read_config(path: Path) -> Config:
     """Return the configuration. Raises InvalidOption that names the key, and lists the known ones."""
     try:
-        given = tomllib.loads(path.read_text())
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as exc:
@@ -162,5 +176,14 @@ def read_config(path: Path) -> Config:
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             raise InvalidOption(f"{str(path)!r}: {key} is {value!r}, which is not a {known[key]}")
         if isinstance(value, list):
-            given[key] = tuple(str(item) for item in value)
-    return Config(**given)
+            given[key] = _texts(path, key, value)
+    try:
+        return Config(**given)
+    except InvalidOption as exc:
+        raise InvalidOption(f"{str(path)!r}: {exc}") from None
+
+
+def _texts(path: Path, key: str, values: list[object]) -> tuple[str, ...]:
+    if wrong := [value for value in values if not isinstance(value, str)]:
+        raise InvalidOption(f"{str(path)!r}: {key} has {wrong[0]!r}, which is not text")
+    return tuple(os.path.expanduser(str(value)) if key == "roots" else str(value) for value in values)

@@ -7,13 +7,13 @@ import contextlib
 import fcntl
 import os
 import secrets
+import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from tollboard.daemon.config import StateDirectory
 from tollboard.errors import DaemonError, DaemonRunning
@@ -33,25 +33,13 @@ class Ownership:
         With `take_over` the lock file is replaced: whoever held the old one no longer owns the directory, and finds
         that out at its next write (the store's owner epoch) or when it looks (`still_ours`).
         """
-        if take_over:
-            fresh = home.lock.with_suffix(".new")
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            fd = _open(fresh)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fresh.replace(home.lock)
-        else:
-            fd = _open(home.lock)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
-                os.close(fd)
-                raise DaemonRunning(
-                    f"another daemon (pid {pid}) owns {str(home.path)!r}; use it, or end it with `tollboard shutdown`"
-                ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        fd = _replace_lock(home) if take_over else _take_lock(home)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()} {time.time():.3f}\n".encode(), 0)
+        except OSError as exc:
+            os.close(fd)
+            raise DaemonError(f"the lock {str(home.lock)!r} cannot be written: {exc.strerror}") from None
         return cls(home, fd)
 
     def still_ours(self) -> bool:
@@ -66,11 +54,45 @@ class Ownership:
         os.close(self.fd)
 
 
+def _take_lock(home: StateDirectory) -> int:
+    fd = _open(home.lock)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pid = _read_pid(fd) or "unknown"
+        os.close(fd)
+        raise DaemonRunning(
+            f"another daemon (pid {pid}) owns {str(home.path)!r}; use it, or end it with `tollboard shutdown`"
+        ) from None
+    if not Ownership(home, fd).still_ours():
+        # Whoever takes over puts a new file in place; between our open and our lock it just did.
+        os.close(fd)
+        return _take_lock(home)
+    return fd
+
+
+def _replace_lock(home: StateDirectory) -> int:
+    fresh = home.lock.with_suffix(f".{os.getpid()}")
+    fd = _open(fresh)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fresh.replace(home.lock)
+    except OSError as exc:
+        os.close(fd)
+        raise DaemonError(f"the lock {str(home.lock)!r} cannot be replaced: {exc.strerror}") from None
+    return fd
+
+
 def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise DaemonError(f"the lock {str(path)!r} cannot be opened: {exc.strerror}") from None
+
+
+def _read_pid(fd: int) -> int | None:
+    word, _, _ = os.pread(fd, 64, 0).decode(errors="replace").partition(" ")
+    return int(word) if word.strip().isdigit() else None
 
 
 def owner_pid(home: StateDirectory) -> int | None:
@@ -82,8 +104,7 @@ def owner_pid(home: StateDirectory) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        text = os.read(fd, 32).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else None
+        return _read_pid(fd)
     finally:
         os.close(fd)
     return None
@@ -97,7 +118,24 @@ def start_lock(home: StateDirectory) -> int:
 
 
 def wait_for_exit(pid: int, timeout_s: float) -> bool:
-    """Wait until a process has ended; return whether it has."""
+    """Wait until a process has ended; return whether it has. Blocks."""
+    if not hasattr(os, "pidfd_open"):
+        return _poll_for_exit(pid, timeout_s)
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+    finally:
+        os.close(fd)
+
+
+def _poll_for_exit(pid: int, timeout_s: float) -> bool:
+    import psutil
+
     try:
         psutil.Process(pid).wait(timeout_s)
     except psutil.NoSuchProcess:
@@ -147,19 +185,24 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 def private_text(path: Path, make: Callable[[], str]) -> str:
     """Return the text of a private file, written once (mode 0600) with what `make` returns."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-        text = path.read_text().strip()
-        if text:
-            return text
-        path.unlink()
-        return private_text(path, make)
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(0o600)
+            if text := path.read_text().strip():
+                return text
+        text = make()
+        # Written whole or not at all: a token cut short by a full disk would be taken for the real one.
+        fresh = path.with_name(path.name + ".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        fresh.replace(path)
     except OSError as exc:
         raise DaemonError(f"{str(path)!r} cannot be written: {exc.strerror}") from None
-    text = make()
-    with os.fdopen(fd, "w") as file:
-        file.write(text + "\n")
+    except ValueError:
+        raise DaemonError(f"{str(path)!r} is not text; remove it to get a new one") from None
     return text
 
 
@@ -190,10 +233,22 @@ class Signals:
         self._stop()
 
 
-def say(fd: int | None, word: str) -> None:
-    """Tell whoever started this daemon how it went: `ready`, or an error as JSON; then close the pipe."""
-    if fd is None:
-        return
-    with contextlib.suppress(OSError):
-        os.write(fd, word.encode() + b"\n")
-        os.close(fd)
+class Starter:
+    """The pipe to whoever started this daemon and waits to hear how it went; told once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
+
+    def tell(self, word: str) -> None:
+        """Say `ready`, or the error as JSON, and close the pipe; the second time do nothing.
+
+        Not twice: the number of the closed pipe may be the database's by then.
+        """
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(fd, word.encode() + b"\n")
+                os.close(fd)

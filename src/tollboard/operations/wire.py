@@ -29,6 +29,10 @@ STATUS: dict[type[TollboardError], int] = {
 """By the nearest class; 507 and 503 are the daemon's honest "not now", never the answer to bad input."""
 
 
+STREAM_ERROR = "stream-error"
+"""The event that ends a stream early; its data is an ErrorAnswer. No kind of the feed is called so."""
+
+
 class DaemonHealth(BaseModel):
     """Who serves: `tcp` is the address of the TCP door, if it is open."""
 

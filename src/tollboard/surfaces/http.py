@@ -24,6 +24,7 @@ from tollboard.operations.access import Access, Capability
 from tollboard.operations.arguments import Follow, NoArguments
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
 from tollboard.operations.wire import (
+    STREAM_ERROR,
     DaemonHealth,
     ErrorAnswer,
     ErrorBody,
@@ -217,7 +218,7 @@ async def _sse(items: AsyncIterator[FeedItem], door: Door) -> AsyncIterator[byte
     except StopAsyncIteration:
         return
     except TollboardError as exc:
-        yield f"event: error\ndata: {error_answer(exc).model_dump_json()}\n\n".encode()
+        yield f"event: {STREAM_ERROR}\ndata: {error_answer(exc).model_dump_json()}\n\n".encode()
     finally:
         await _end(items, closing, following)
 

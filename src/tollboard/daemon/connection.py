@@ -1,0 +1,213 @@
+"""The way from a client to the daemon: one HTTP connection pool over the unix socket, and a daemon if none runs.
+
+`client` puts the verbs on it. What goes wrong here is DaemonUnreachable, or the error that the daemon answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from tollboard.daemon.config import StateDirectory
+from tollboard.errors import DaemonError, DaemonRunning, DaemonUnreachable, TollboardError
+from tollboard.fleet.records import FeedItem
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tollboard.operations.wire import DaemonHealth
+
+logger = logging.getLogger("tollboard.client")
+
+BASE_URL = "http://tollboard"
+CONNECT_TIMEOUT_S = 10.0
+HEALTH_TIMEOUT_S = 20.0
+"""How long a daemon may take to say that it is there; one that is just starting answers when it is ready."""
+STREAM_TIMEOUT_S = 60.0
+"""How long a stream may be silent; a daemon that is well sends a word every 15 s."""
+END_TIMEOUT_S = 60.0
+"""How long a daemon that is about to end may take."""
+
+
+class Connection:
+    """Calls the daemon of one state directory, as one client. Open it first."""
+
+    def __init__(self, home: StateDirectory, headers: Mapping[str, str]) -> None:
+        self.home = home
+        self._headers = dict(headers)
+        self._http: httpx.AsyncClient | None = None
+
+    async def open(self, *, start: bool) -> None:
+        """Reach the daemon; start it if none runs and `start` is true."""
+        import httpx
+
+        self.home.check_socket_path()
+        if self._http is None:
+            # trust_env off: a proxy variable must not send our calls elsewhere.
+            self._http = httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(
+                    uds=str(self.home.socket), limits=httpx.Limits(max_connections=None)
+                ),
+                base_url=BASE_URL, headers=self._headers, trust_env=False,
+            )  # fmt: skip
+        try:
+            if not await self._answers():
+                if not start:
+                    raise _unreachable(self.home, "nobody listens")
+                await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    async def health(self) -> DaemonHealth:
+        """Return who serves."""
+        from tollboard.operations.wire import DaemonHealth
+
+        response = await self.request("GET", "/v1/health", read_timeout_s=HEALTH_TIMEOUT_S)
+        return DaemonHealth.model_validate_json(response.content)
+
+    async def _answers(self) -> bool:
+        """Whether a daemon is there. Raises DaemonUnreachable for one that is there and says nothing."""
+        try:
+            health = await self.health()
+        except DaemonUnreachable as exc:
+            if isinstance(exc.__cause__, TimeoutError):
+                raise
+            return False
+        _compare_versions(health)
+        return True
+
+    async def _start(self) -> None:
+        """Start the daemon, one client at a time: whoever waited for the lock finds it running."""
+        from tollboard.daemon.single import start_lock
+        from tollboard.daemon.starting import start_daemon
+
+        self.home.prepare()
+        lock = await asyncio.to_thread(start_lock, self.home)
+        try:
+            if await self._answers():
+                return
+            try:
+                await start_daemon(self.home)
+            except DaemonRunning:
+                # Somebody owns the directory and nobody answered: it came up just now, or is about to end.
+                if await self._answers():
+                    return
+                if not await asyncio.to_thread(_wait_for_owner, self.home):
+                    raise
+                await start_daemon(self.home)
+            await self.health()
+        finally:
+            os.close(lock)
+
+    async def request(
+        self, method: str, path: str, content: bytes | None = None, *, read_timeout_s: float | None = None
+    ) -> httpx.Response:
+        """Return the daemon's answer; raise the error it answered with."""
+        import httpx
+
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, read=read_timeout_s)
+        try:
+            response = await self._opened().request(method, path, content=content, timeout=timeout)
+        except (httpx.TransportError, OSError) as exc:
+            raise self._lost(exc) from _timeout_of(exc)
+        if response.status_code != 200:
+            raise _error(response)
+        return response
+
+    async def items(self, query: Mapping[str, str | int | list[str]]) -> AsyncIterator[FeedItem]:
+        """Follow the feed until the stream ends. Raises the error that ends it, if one does."""
+        import httpx
+
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, read=STREAM_TIMEOUT_S)
+        stream = self._opened().stream("GET", "/v1/events/stream", params=dict(query), timeout=timeout)
+        try:
+            async with stream as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _error(response)
+                async for item in _items(response):
+                    yield item
+        except (httpx.TransportError, OSError) as exc:
+            raise self._lost(exc) from None
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._http is None:
+            raise DaemonUnreachable("this client is closed; connect again")
+        return self._http
+
+    def _lost(self, exc: Exception) -> DaemonUnreachable:
+        if _timeout_of(exc) is None:
+            return _unreachable(self.home, type(exc).__name__)
+        from tollboard.daemon.single import owner_pid
+
+        return DaemonUnreachable(
+            f"the daemon (pid {owner_pid(self.home) or 'unknown'}) is there but does not answer; if it hangs, end "
+            "that process, or take the state directory from it with `tollboard serve --take-over`"
+        )
+
+
+def _timeout_of(exc: Exception) -> TimeoutError | None:
+    """Return a TimeoutError if somebody listened and did not answer in time."""
+    import httpx
+
+    return TimeoutError() if isinstance(exc, httpx.TimeoutException) else None
+
+
+def _wait_for_owner(home: StateDirectory) -> bool:
+    """Wait until the owner of the directory has ended; return whether it has."""
+    from tollboard.daemon.single import owner_pid, wait_for_exit
+
+    pid = owner_pid(home)
+    return pid is None or wait_for_exit(pid, END_TIMEOUT_S)
+
+
+def _unreachable(home: StateDirectory, why: str) -> DaemonUnreachable:
+    return DaemonUnreachable(
+        f"no daemon answers on {str(home.socket)!r} ({why}); any command starts one, "
+        "and `tollboard doctor` says what is wrong"
+    )
+
+
+def _error(response: httpx.Response) -> TollboardError:
+    from tollboard.operations.wire import rebuild_error
+
+    try:
+        return rebuild_error(response.json())
+    except ValueError:
+        return DaemonError(f"the daemon answered {response.status_code} without saying why")
+
+
+async def _items(response: httpx.Response) -> AsyncIterator[FeedItem]:
+    """Yield the items of a stream of server-sent events."""
+    from tollboard.operations.wire import STREAM_ERROR, rebuild_error
+
+    event = ""
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            event = line[7:]
+        elif line.startswith("data: "):
+            row = json.loads(line[6:])
+            if event == STREAM_ERROR:
+                raise rebuild_error(row)
+            yield FeedItem(**row)
+
+
+def _compare_versions(health: DaemonHealth) -> None:
+    import tollboard
+
+    if health.version != tollboard.__version__:
+        logger.warning(
+            "the daemon (pid %d) is Tollboard %s, this is %s; `tollboard shutdown` ends it, and the next command "
+            "starts the new one", health.pid, health.version, tollboard.__version__,
+        )  # fmt: skip

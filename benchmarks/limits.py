@@ -31,6 +31,7 @@ _LONG: dict[str, Sizes] = {
     "w8-acked": {"turns": 3_000},
     "w8-writer": {"seconds": 3.0},
 }
+_COLLECTOR = "the garbage collector"
 _IDLE = ("thread.py:_worker", "writer.py:Writer._gather", "threading.py:")
 
 Share = tuple[str, float]
@@ -38,6 +39,8 @@ Share = tuple[str, float]
 
 def _where(frame: FrameType) -> str:
     code = frame.f_code
+    if code is _Collector.__call__.__code__:
+        return _COLLECTOR  # it is told when the collector, which cannot be interrupted, has ended
     path = Path(code.co_filename)
     if path.is_relative_to(_ROOT / "src" / "tollboard"):
         place = path.relative_to(_ROOT / "src" / "tollboard").as_posix()
@@ -49,6 +52,8 @@ def _where(frame: FrameType) -> str:
 
 
 def _group(where: str) -> str:
+    if where == _COLLECTOR:
+        return where
     if "selectors.py" in where:
         return "waiting for events"
     if where.startswith("/<string>"):

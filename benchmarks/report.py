@@ -117,8 +117,12 @@ def _goals(rounds: Sequence[Round]) -> list[str]:
     return [*lines, ""]
 
 
-def _limit(goal: Goal, profile: dict[str, list[tuple[str, float]]]) -> list[str]:
-    lines = [f"**{goal.workload}, {goal.text}** ({' '.join(goal.limits)}, by samples of CPU time)", ""]
+def _limit(goals: Sequence[Goal], profile: dict[str, list[tuple[str, float]]]) -> list[str]:
+    peer, workload = goals[0].limits
+    lines = [
+        f"**{'; '.join(f'{g.workload}, {g.text}' for g in goals)}** ({peer} in {workload}, by sampling)",
+        "",
+    ]
     for name, kind in _KINDS:
         shares = [f"{where} {share:.0%}" for where, share in profile.get(name, [])[:9] if share >= 0.02]
         if shares:
@@ -166,8 +170,8 @@ def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet
     short = missed(records)
     if short:
         lines += ["## What limits the goals that were missed", ""]
-        for goal in short:
-            lines += _limit(goal, profiles.get(goal.limits, {}))
+        for limits in dict.fromkeys(goal.limits for goal in short):
+            lines += _limit([goal for goal in short if goal.limits == limits], profiles.get(limits, {}))
     lines += ["## Numbers", ""]
     for workload, title, reference, metrics in TABLES:
         lines += _table(rounds, workload, title, reference, metrics)

@@ -48,7 +48,8 @@ def ten_thousand(sessions: int) -> str:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no output"])[-1]
+    """Return the last line, without this machine's paths: the results are kept in the project."""
+    return (text.strip().splitlines() or ["no output"])[-1].replace(f"{ROOT}/", "")
 
 
 def measure_all(options: argparse.Namespace) -> list[report.Record]:

@@ -32,7 +32,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Returned by a callback: go idle and freeze the mailbox until `resume`. From `pre_turn` the request fails with it."""
+    """Returned by a callback: go idle and freeze the mailbox until `resume`; from `pre_turn` the request fails."""
 
     reason: str = ""
 

@@ -109,8 +109,7 @@ class Runtime:
         InvalidOption, or whatever `init_agent` and the backend raise; then the name stays free.
         """
         check_name(name)
-        if self.closing:
-            raise AgentNotFound("the runtime is closing and starts no agents")
+        self._refuse_closing()
         ours, others = split_options(options)
         self.registry.reserve(name)
         try:
@@ -120,10 +119,12 @@ class Runtime:
         except BaseException:
             self.registry.release(name)
             raise
-        if self.closing:
+        try:
+            self._refuse_closing()
+        except AgentNotFound:
             self.registry.release(name)
             await backend.terminate_session(machine.session)
-            raise AgentNotFound("the runtime is closing and starts no agents")
+            raise
         self.registry.add(machine)
         if ours.restart is not Restart.TEMPORARY:
             self._keep_recipe(machine, cls, options)
@@ -137,6 +138,10 @@ class Runtime:
         if machine.pre_run_due or (machine.mailbox and not halted):
             machine.work()
         return machine
+
+    def _refuse_closing(self) -> None:
+        if self.closing:
+            raise AgentNotFound("the runtime is closing and starts no agents")
 
     async def _open(self, machine: Machine, options: dict[str, object]) -> None:
         token = callbacks.current.set(machine)
@@ -250,9 +255,9 @@ class Runtime:
 
     def _caller_gone(self, machine: Machine, request: Request, on_cancel: str) -> None:
         """A queued ask whose caller is gone is withdrawn, not run and paid for (R44); one in flight goes on (R04)."""
-        if machine.withdraw(request.ref, Reason.ABANDONED) is None and on_cancel == "interrupt":
-            if machine.phase in (Phase.IDLE, Phase.PROCESSING):
-                machine.interrupt(request.ref)
+        withdrawn = machine.withdraw(request.ref, Reason.ABANDONED) is not None
+        if not withdrawn and on_cancel == "interrupt" and machine.phase is Phase.PROCESSING:
+            machine.interrupt(request.ref)
 
     def _refuse_cycle(self, caller: Machine, target: Machine) -> None:
         todo, seen = [target], set[int]()

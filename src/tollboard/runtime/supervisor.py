@@ -66,7 +66,8 @@ class Supervisor:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._ends: dict[str, asyncio.Task[Stopped]] = {}
+        # By machine, not by name: a restarted agent may crash while the end of its namesake is still under way (E53).
+        self._ends: dict[Machine, asyncio.Task[Stopped]] = {}
         self._recipes: dict[str, Recipe] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,13 +94,9 @@ class Supervisor:
         """Return how this agent is started again, if it is."""
         return self._recipes.get(name)
 
-    def ending(self, name: str) -> asyncio.Task[Stopped] | None:
-        """Return the end of this agent that is under way."""
-        return self._ends.get(name)
-
     def stop(self, machine: Machine, reason: str, outcome: Reason = Reason.STOPPED) -> asyncio.Task[Stopped]:
         """Begin to end an agent, or join the end that is under way."""
-        task = self._ends.get(machine.name)
+        task = self._ends.get(machine)
         if task is None:
             running = machine.turn.request if machine.turn is not None else None
             machine.stop()
@@ -109,7 +106,7 @@ class Supervisor:
 
     def drain(self, machine: Machine) -> asyncio.Task[Stopped]:
         """Begin to end an agent after the turn in flight, or join."""
-        task = self._ends.get(machine.name)
+        task = self._ends.get(machine)
         if task is None:
             queued = machine.drain()
             machine.end_unrun(queued, Failed(Reason.DRAINING))
@@ -120,14 +117,14 @@ class Supervisor:
         """Bury an agent: called by its own busy period, as the last thing it does."""
         logger.error("agent %s crashed: %s", machine.name, reason)
         machine.phase = Phase.STOPPING
-        if machine.name not in self._ends:
+        if machine not in self._ends:
             # Owned by `_ends`; nobody waits for a crash, `close` does.
             _ = self._begin(machine, self._crash(machine, reason, outcome))
 
     def _begin(self, machine: Machine, work: Coroutine[object, object, Stopped]) -> asyncio.Task[Stopped]:
         task = asyncio.get_running_loop().create_task(work)
-        self._ends[machine.name] = task
-        task.add_done_callback(lambda _: self._ends.pop(machine.name, None))
+        self._ends[machine] = task
+        task.add_done_callback(lambda _: self._ends.pop(machine, None))
         return task
 
     async def _stop(self, machine: Machine, reason: str, outcome: Reason, running: Request | None) -> Stopped:
@@ -221,7 +218,7 @@ class Supervisor:
         """Stop every agent, newest first, within the deadline; return the names of those that did not end in time."""
         machines = [m for m in reversed(tuple(self._runtime.registry)) if m.phase is not Phase.DEAD]
         ends = {self.stop(machine, "the runtime closes"): machine.name for machine in machines}
-        ends.update({task: name for name, task in self._ends.items() if task not in ends})
+        ends.update({task: machine.name for machine, task in self._ends.items() if task not in ends})
         late: tuple[str, ...] = ()
         if ends:
             _, pending = await asyncio.wait(ends, timeout=deadline_s)

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,9 @@ from tollboard.daemon.single import (
     bind_tcp,
     new_secret,
     private_text,
+    wait_for_exit,
 )
-from tollboard.errors import DaemonError, StoreError, TollboardError
+from tollboard.errors import DaemonError, StoreError, StoreUnavailable, TollboardError
 from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
 from tollboard.fleet.switchboard import Switchboard
@@ -46,6 +47,7 @@ logger = logging.getLogger("tollboard.daemon")
 
 DAY_S = 86_400.0
 SERVER_END_S = 15.0
+KILL_WAIT_S = 10.0
 WATCH_S = 5.0
 """How often the daemon looks whether the state directory is still its own."""
 
@@ -137,6 +139,20 @@ class _Daemon:
         return frozenset(host.lower() for host in (*ours, *self._config.tcp_hosts))
 
     async def _open_store(self) -> Store:
+        try:
+            return await self._store()
+        except StoreUnavailable as exc:
+            former = self._owner.former
+            if former is None or getattr(exc.__cause__, "sqlite_errorname", "") != "SQLITE_BUSY":
+                raise
+            # It was stopped in the middle of a write, and SQLite's lock goes only with the process that holds it.
+            logger.warning("the daemon that hangs (pid %d) holds the database locked; killing it", former)
+            with suppress(ProcessLookupError):
+                os.kill(former, signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, former, KILL_WAIT_S)
+            return await self._store()
+
+    async def _store(self) -> Store:
         retention = Retention(
             max_events_per_session=self._config.feed_rows_per_session,
             max_age_s=self._config.feed_days * DAY_S,

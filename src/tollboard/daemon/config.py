@@ -89,7 +89,7 @@ class StateDirectory:
             raise DaemonError(
                 f"the state directory {str(self.path)!r} can be read by others: run `chmod 700 {self.path}`"
             )
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not os.access(self.path, os.W_OK | os.X_OK, effective_ids=True):
             raise DaemonError(f"the state directory {str(self.path)!r} cannot be written")
 
 

@@ -25,6 +25,8 @@ class Ownership:
 
     home: StateDirectory
     fd: int
+    former: int | None = None
+    """The process that the directory was taken from, if it still runs."""
 
     @classmethod
     def claim(cls, home: StateDirectory, *, take_over: bool = False) -> Ownership:
@@ -33,6 +35,7 @@ class Ownership:
         With `take_over` the lock file is replaced: whoever held the old one no longer owns the directory, and finds
         that out at its next write (the store's owner epoch) or when it looks (`still_ours`).
         """
+        former = owner_pid(home) if take_over else None
         fd = _replace_lock(home) if take_over else _take_lock(home)
         try:
             os.ftruncate(fd, 0)
@@ -40,7 +43,7 @@ class Ownership:
         except OSError as exc:
             os.close(fd)
             raise DaemonError(f"the lock {str(home.lock)!r} cannot be written: {exc.strerror}") from None
-        return cls(home, fd)
+        return cls(home, fd, former)
 
     def still_ours(self) -> bool:
         """Whether the lock file is still the one that we hold."""

@@ -18,6 +18,7 @@ STATUS: dict[type[TollboardError], int] = {
     errors.Invalid: 422,
     errors.Denied: 403,
     errors.Overloaded: 429,
+    errors.RateLimited: 429,
     errors.TimedOut: 408,
     errors.TurnFailed: 409,
     errors.BackendError: 424,
@@ -66,14 +67,12 @@ def status_of(error: TollboardError) -> int:
 
 
 def error_answer(error: TollboardError) -> ErrorAnswer:
-    """Return an error as it travels."""
-    data: dict[str, Any] = {}
-    match error:
-        case errors.Overloaded():
-            data = {"queue": error.queue, "limit": error.limit, "size": error.size, "unit": error.unit}
-        case errors.TurnFailed():
-            data = {"reason": error.reason, "detail": error.detail}
-    return ErrorAnswer(error=ErrorBody(code=error.code, message=str(error), data=data))
+    """Return an error as it travels: what it was made from beside its message."""
+    return ErrorAnswer(error=ErrorBody(code=error.code, message=str(error), data=_made_from(error)))
+
+
+def _made_from(error: TollboardError) -> dict[str, Any]:
+    return {name: value for name, value in vars(error).items() if not name.startswith("_")}
 
 
 def rebuild_error(answer: object) -> TollboardError:
@@ -86,13 +85,10 @@ def rebuild_error(answer: object) -> TollboardError:
         )
     cls = errors.by_code().get(body.code, TollboardError)
     try:
-        if cls is errors.Overloaded:
-            return errors.Overloaded(**body.data)
-        if cls is errors.TurnFailed:
-            return errors.TurnFailed(**body.data)
-    except TypeError:
+        return cls(**body.data) if body.data else cls(body.message)
+    except (TypeError, ValueError):
+        # A class of that code takes other things here than there: another version answered.
         return TollboardError(body.message)
-    return cls(body.message)
 
 
 def parse_arguments(operation: AnyOperation, given: object) -> Arguments:

@@ -389,7 +389,9 @@ class Crew:
         now = self.clock.monotonic()
         slot.deaths.append(now)
         recent = sum(now - at <= self._restart_window_s for at in slot.deaths)
-        if recent > self._max_restarts:
+        if self.runtime.closing:
+            self._give_up(f"{why}; the runtime closes")
+        elif recent > self._max_restarts:
             self._give_up(f"{why}; {recent} workers of its place ended within {self._restart_window_s:g} s")
         else:
             self._spawn(slot)

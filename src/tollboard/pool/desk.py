@@ -182,10 +182,11 @@ class TaskDesk:
             raise PoolStopped(f"pool {self.name!r} was stopped; start a new one")
 
     def abandon(self, ref: str, reason: Reason) -> bool:
-        """Withdraw a task if it waits, with this reason; return whether it did."""
+        """Withdraw a task if it has not begun, with this reason; return whether it did."""
         task = self.keeper.tasks.get(ref)
         if task is None or task.place is not WAITING:
-            return False
+            holder = None if task is None else task.holder
+            return holder is not None and holder.machine.withdraw(ref, reason) is not None
         task.crew.withdraw(task)
         self.end_unrun(task, Failed(reason))
         return True

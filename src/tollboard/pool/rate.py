@@ -18,7 +18,8 @@ _PER = {
     "hour": 3600.0,
 }
 _RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*([a-z]+)\s*\Z")
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6
+_SHORTEST_S = 1e-6
 
 
 class TokenBucket:
@@ -53,7 +54,10 @@ class TokenBucket:
     def delay_s(self) -> float:
         """Return how long until there is a token; 0 if there is one."""
         self._refill()
-        return max(0.0, (1.0 - _ROUNDING - self._tokens) / self.rate)
+        if self._tokens >= 1.0 - _ROUNDING:
+            return 0.0
+        # Never so short that adding it to the clock is lost in rounding: a timer would ring for ever at the same moment.
+        return max(_SHORTEST_S, (1.0 - self._tokens) / self.rate)
 
     def _refill(self) -> None:
         now = self._clock.monotonic()

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import tollboard
 from tollboard.errors import DaemonError, StaleOwner, TollboardError, WireError
@@ -126,7 +127,10 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _json(request: Request) -> object:
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise WireError("the client hung up before it had asked") from None
     if not body:
         return {}
     try:

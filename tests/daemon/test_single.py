@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_the_lock_names_its_owner_and_is_given_up(home: Path) -> None:
     owner.release()
     assert owner_pid(directory) is None
     Ownership.claim(directory).release()
+
+
+def test_asking_who_owns_it_never_gets_in_the_way_of_a_claim(home: Path) -> None:
+    directory, done = StateDirectory(home), threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            owner_pid(directory)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(300):
+            Ownership.claim(directory).release()
+    finally:
+        done.set()
+        asking.join()
 
 
 def test_taking_over_leaves_the_old_owner_without_the_directory(home: Path) -> None:

@@ -24,7 +24,7 @@ from tollboard.operations.catalogue import OPERATIONS
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("TOLLBOARD_FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 """For each operation; more for a long run."""
 PATHS = [*(("POST", f"/v1/{name}") for name in OPERATIONS), ("GET", "/v1/health")]
 """Without `shutdown`, which ends the daemon, and the stream, which never ends: other tests send them what is wrong."""

@@ -10,6 +10,8 @@ import secrets
 import select
 import signal
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,9 +61,7 @@ class Ownership:
 
 def _take_lock(home: StateDirectory) -> int:
     fd = _open(home.lock)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _lock(fd):
         pid = _read_pid(fd) or "unknown"
         os.close(fd)
         raise DaemonRunning(
@@ -77,7 +77,7 @@ def _take_lock(home: StateDirectory) -> int:
 def _replace_lock(home: StateDirectory) -> int:
     fresh = home.lock.with_suffix(f".{os.getpid()}")
     fd = _open(fresh)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _lock(fd)
     try:
         fresh.replace(home.lock)
     except OSError as exc:
@@ -93,6 +93,37 @@ def _open(path: Path) -> int:
         raise DaemonError(f"the lock {str(path)!r} cannot be opened: {exc.strerror}") from None
 
 
+# Locks of the open file, not of the process: they go with the descriptor, and one can ask for them without taking
+# them. (Asking by a shared flock made a daemon that was just starting believe that another was there.)
+_OFD = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+_FLOCK = "hhqqi"
+"""`struct flock`: type, whence, start, length, pid."""
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock if nobody has it; return whether it is ours."""
+    try:
+        if _OFD:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_locked(fd: int) -> bool:
+    if _OFD:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_ = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+        return bool(kind != fcntl.F_UNLCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 def _read_pid(fd: int) -> int | None:
     word, _, _ = os.pread(fd, 64, 0).decode(errors="replace").partition(" ")
     return int(word) if word.strip().isdigit() else None
@@ -105,12 +136,9 @@ def owner_pid(home: StateDirectory) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return _read_pid(fd)
+        return _read_pid(fd) if _is_locked(fd) else None
     finally:
         os.close(fd)
-    return None
 
 
 def start_lock(home: StateDirectory) -> int:

@@ -423,6 +423,23 @@ async def test_who_waits_and_hangs_up_leaves_nothing_behind(home: Path) -> None:
         assert "ERROR" not in daemon.log()
 
 
+async def test_what_changes_something_is_carried_out_when_the_client_hangs_up(home: Path) -> None:
+    with DaemonProcess(home):
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("slow", path=home, backend="echo", delay=600)
+            await board.send("slow", "x")
+            body = b'{"name": "slow"}'
+            head = f"POST /v1/stop_session HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(home / "daemon.sock"))
+                connection.sendall(head.encode() + body)
+            async with contextlib.aclosing(board.tail(after=0)) as feed:  # type: ignore[type-var]
+                async for item in feed:
+                    if item.kind == "session.stopped":
+                        break
+            assert await board.list_sessions() == ()
+
+
 async def test_shutting_down_sends_home_who_waits_and_who_follows(home: Path) -> None:
     with DaemonProcess(home, config="grace_s = 0.0") as daemon:
         async with Client.connect(home, start=False) as board, Client.connect(home, start=False) as other:

@@ -63,7 +63,7 @@ class Gate:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await self._handle(scope, receive, send)
-        # Anything else (a websocket) is not answered; uvicorn then refuses it with 403.
+        # There is nothing else: the server is told not to speak WebSocket.
 
     async def _handle(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         try:

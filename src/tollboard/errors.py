@@ -228,7 +228,9 @@ class RateLimited(TollboardError):
     code = "rate_limited"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the rate limit allows the next task in {retry_after:.3g} s: wait that long, or let it wait")
+        super().__init__(
+            f"the rate limit allows the next task in {retry_after:.3g} s: wait that long, or let it wait"
+        )
         self.retry_after = retry_after
 
 

@@ -271,3 +271,17 @@ async def test_closing_the_runtime_under_a_pool_ends_every_task() -> None:
     await asyncio.wait_for(pool.wait_for_all(), 1)
     assert len(pool.results()) == 6
     await pool.stop()
+
+
+async def test_e42_a_retiring_worker_that_gives_its_task_back_when_nobody_is_left() -> None:
+    # Found by the property test: the retry waited for ever.
+    backend = GateBackend()
+    async with Pool.start(2, backend=backend, name="p", retries=1, max_restarts=0) as pool:
+        await pool.submit_many(["a", "b"])
+        await backend.wait_begun(2)
+        await pool.scale(1)  # p-1 retires with its task
+        backend.let("a", "crash")
+        await settle()
+        backend.let("b", "crash")
+        await asyncio.wait_for(pool.wait_for_all(), 1)
+        assert [r.reason for r in pool.results()] == [Reason.CRASHED] * 2

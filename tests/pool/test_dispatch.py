@@ -162,7 +162,7 @@ def list_scheduling(durations: Sequence[float], workers: int) -> float:
 async def test_p08_shared_queue_is_list_scheduling_and_longest_first_meets_the_bound() -> None:
     random_ = random.Random(7)
     durations = [random_.lognormvariate(0, 1) for _ in range(120)]
-    bound = max(max(durations), sum(durations) / 8)
+    bound = max(*durations, sum(durations) / 8)
     shared = await makespan("shared_queue", durations, 8)
     round_robin = await makespan("round_robin", durations, 8)
     assert shared == pytest.approx(list_scheduling(durations, 8))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.pool.fakes import GateBackend, RecordingJournal, settle
-from tollboard.errors import StoreUnavailable
+from tollboard.errors import NotCancellable, StoreUnavailable
 from tollboard.pool import telemetry
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import Backlog, TaskStatus
@@ -124,3 +124,23 @@ async def test_a_pool_is_brought_back_with_its_backlog(strategy: str) -> None:
         assert backend.prompts == ["four", "seven", "new"]
         assert ("accepted", "four") not in journal.entries
         assert [r.status for r in pool.results()] == [TaskStatus.OK] * 3
+
+
+async def test_a_task_whose_end_is_being_written_cannot_end_again() -> None:
+    # Found by the property test: a cancel while the commit of its end was under way ended the task twice.
+    journal, backend = RecordingJournal(), GateBackend()
+    async with Pool.start(1, backend=backend, journal=journal) as pool:
+        refs = [s.ref for s in await pool.submit_many(["a", "b"])]
+        journal.slow = True
+        pool.cancel(refs[1])
+        with pytest.raises(NotCancellable):
+            pool.cancel(refs[1])
+        journal.slow = False
+        journal.flush()
+        assert (await pool.wait(refs[1])).status is TaskStatus.CANCELLED
+        await backend.wait_begun(1)
+        backend.let("a")
+        await pool.wait_for_all()
+        assert [entry for entry in journal.entries if entry[:2] == ("finished", "b")] == [
+            ("finished", "b", "cancelled")
+        ]

@@ -45,9 +45,10 @@ def test_p10_rates_can_be_written(text: object, rate: float) -> None:
 @pytest.mark.parametrize("strategy", ALL)
 async def test_p10_submit_waits_for_a_token_in_order(strategy: str) -> None:
     clock = FakeClock()
-    async with Runtime(clock=clock) as runtime, Pool.start(
-        2, backend=EchoBackend(), rate=2, burst=2, runtime=runtime, strategy=strategy
-    ) as pool:
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(2, backend=EchoBackend(), rate=2, burst=2, runtime=runtime, strategy=strategy) as pool,
+    ):
         waiting = [asyncio.ensure_future(pool.submit(str(n))) for n in range(6)]
         await settle()
         assert [task.done() for task in waiting] == [True, True, False, False, False, False]
@@ -64,57 +65,66 @@ async def test_p10_submit_waits_for_a_token_in_order(strategy: str) -> None:
 
 async def test_p10_without_waiting_it_says_when_to_come_again() -> None:
     clock = FakeClock()
-    async with Runtime(clock=clock) as runtime:
-        async with Pool.start(1, backend=EchoBackend(), rate="30/min", burst=1, runtime=runtime) as pool:
-            await pool.submit("a", wait=False)
-            with pytest.raises(RateLimited) as caught:
-                await pool.submit("b", wait=False)
-            assert caught.value.retry_after == pytest.approx(2.0)
-            waiting = asyncio.ensure_future(pool.submit("c"))
-            await settle()
-            with pytest.raises(RateLimited) as caught:
-                pool.submit_nowait("d")
-            assert caught.value.retry_after == pytest.approx(4.0)
-            await pass_time(clock, 2)
-            await waiting
-            await pass_time(clock, 2)
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(1, backend=EchoBackend(), rate="30/min", burst=1, runtime=runtime) as pool,
+    ):
+        await pool.submit("a", wait=False)
+        with pytest.raises(RateLimited) as caught:
+            await pool.submit("b", wait=False)
+        assert caught.value.retry_after == pytest.approx(2.0)
+        waiting = asyncio.ensure_future(pool.submit("c"))
+        await settle()
+        with pytest.raises(RateLimited) as caught:
             pool.submit_nowait("d")
-            assert pool.status().submitted == 3
+        assert caught.value.retry_after == pytest.approx(4.0)
+        await pass_time(clock, 2)
+        await waiting
+        await pass_time(clock, 2)
+        pool.submit_nowait("d")
+        assert pool.status().submitted == 3
 
 
 async def test_p10_wait_for_all_waits_for_those_in_line() -> None:
     clock = FakeClock()
-    async with Runtime(clock=clock) as runtime:
-        async with Pool.start(1, backend=EchoBackend(), rate=1, burst=1, runtime=runtime) as pool:
-            many = asyncio.ensure_future(pool.submit_many(["a", "b"]))
-            await settle()
-            waiting = asyncio.ensure_future(pool.wait_for_all())
-            await settle()
-            assert (pool.status().ok, waiting.done()) == (1, False)
-            await pass_time(clock, 1)
-            await many
-            await waiting
-            other = asyncio.ensure_future(pool.submit("c"))
-            waiting = asyncio.ensure_future(pool.wait_for_all())
-            await settle()
-            assert not waiting.done()
-            other.cancel()
-            await asyncio.wait_for(waiting, 1)
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(1, backend=EchoBackend(), rate=1, burst=1, runtime=runtime) as pool,
+    ):
+        many = asyncio.ensure_future(pool.submit_many(["a", "b"]))
+        await settle()
+        waiting = asyncio.ensure_future(pool.wait_for_all())
+        await settle()
+        assert (pool.status().ok, waiting.done()) == (1, False)
+        await pass_time(clock, 1)
+        await many
+        await waiting
+        other = asyncio.ensure_future(pool.submit("c"))
+        waiting = asyncio.ensure_future(pool.wait_for_all())
+        await settle()
+        assert not waiting.done()
+        other.cancel()
+        await asyncio.wait_for(waiting, 1)
 
 
 async def test_p10_nothing_rings_when_nobody_waits() -> None:
     clock = FakeClock()
-    async with Runtime(clock=clock) as runtime:
-        async with Pool.start(1, backend=EchoBackend(), rate=1, runtime=runtime, min=1, max=3):
-            assert clock.waiting == 0
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(1, backend=EchoBackend(), rate=1, runtime=runtime, min=1, max=3),
+    ):
+        assert clock.waiting == 0
 
 
 @pytest.mark.parametrize("strategy", ALL)
 async def test_p11_grows_with_the_queue_and_shrinks_when_idle(strategy: str) -> None:
     clock, backend = FakeClock(), GateBackend()
-    async with Runtime(clock=clock) as runtime, Pool.start(
-        1, backend=backend, min=1, max=4, cooldown_s=10, runtime=runtime, strategy=strategy
-    ) as pool:
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(
+            1, backend=backend, min=1, max=4, cooldown_s=10, runtime=runtime, strategy=strategy
+        ) as pool,
+    ):
         await pool.submit_many([str(n) for n in range(6)])
         await settle()
         assert len(pool.workers) == 3  # six tasks: one running and one waiting for each
@@ -139,9 +149,10 @@ async def test_p11_grows_with_the_queue_and_shrinks_when_idle(strategy: str) -> 
 
 async def test_p11_a_worker_is_never_stopped_with_work_in_it() -> None:
     clock, backend = FakeClock(), GateBackend()
-    async with Runtime(clock=clock) as runtime, Pool.start(
-        3, backend=backend, min=1, max=3, cooldown_s=1, runtime=runtime, name="p"
-    ) as pool:
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(3, backend=backend, min=1, max=3, cooldown_s=1, runtime=runtime, name="p") as pool,
+    ):
         await pool.submit_many(["a", "b", "c"])
         await backend.wait_begun(3)
         backend.let("a")
@@ -160,9 +171,12 @@ async def test_p11_a_worker_is_never_stopped_with_work_in_it() -> None:
 
 async def test_p11_each_role_scales_for_itself() -> None:
     clock, backend = FakeClock(), GateBackend()
-    async with Runtime(clock=clock) as runtime, Pool.start(
-        {"a": 1, "b": 1}, backend=backend, max={"a": 3}, runtime=runtime, strategy="shared_queue"
-    ) as pool:
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(
+            {"a": 1, "b": 1}, backend=backend, max={"a": 3}, runtime=runtime, strategy="shared_queue"
+        ) as pool,
+    ):
         await pool.submit_many([Task(f"{role}{n}", role=role) for role in "ab" for n in range(6)])
         await settle()
         roles = [w.role for w in pool.status().workers]
@@ -173,7 +187,10 @@ async def test_p11_each_role_scales_for_itself() -> None:
 
 async def test_p11_one_that_cannot_start_leaves_the_others_working() -> None:
     clock, backend = FakeClock(), GateBackend(fail_start=frozenset({1, 2}), open=True)
-    async with Runtime(clock=clock) as runtime, Pool.start(1, backend=backend, max=3, runtime=runtime) as pool:
+    async with (
+        Runtime(clock=clock) as runtime,
+        Pool.start(1, backend=backend, max=3, runtime=runtime) as pool,
+    ):
         results = await pool.map([str(n) for n in range(8)])
         assert all(r.ok for r in results)
         assert len(pool.workers) == 1

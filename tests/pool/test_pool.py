@@ -536,9 +536,9 @@ def test_names_and_backends_are_checked_first() -> None:
         Pool.start(1, backend=EchoBackend(), name="no spaces")
     with pytest.raises(InvalidOption, match="too long"):
         Pool.start(1, backend=EchoBackend(), name="n" * 60)
-    with pytest.raises(UnknownBackend, match="known are: .*echo"):
+    with pytest.raises(UnknownBackend, match=r"known are: .*echo"):
         Pool.start(1, backend="eco", backends=backends)
-    with pytest.raises(UnknownBackend, match="backends=tollboard.backends"):
+    with pytest.raises(UnknownBackend, match=r"backends=tollboard\.backends"):
         Pool.start(1, backend="echo")
 
 

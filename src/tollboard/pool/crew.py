@@ -192,6 +192,8 @@ class Crew:
             self.feed(worker)
         if self.unassigned:
             self.wake()
+            if not self.workers and not self._has_future():
+                self._fail_waiting()  # the last one, retiring, gave a task back
         if self.scaler is not None:
             self.scaler.look()
 
@@ -419,10 +421,12 @@ class Crew:
         if self._has_future():
             self.wake()
             return
+        self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        why = f"no worker of role {self.role!r} is left: {self.problem or 'it was scaled down'}"
         for task in self.drain():
-            self.desk.end_unrun(
-                task, Failed(Reason.CRASHED, f"no worker of role {self.role!r} is left: {why}")
-            )
+            self.desk.end_unrun(task, Failed(Reason.CRASHED, why))
 
     # -- what can be seen ----------------------------------------------------------------------------
 

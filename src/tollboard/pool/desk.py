@@ -21,7 +21,7 @@ from tollboard.pool.rate import TokenBucket
 from tollboard.pool.records import Backlog, Task, TaskResult
 from tollboard.pool.settings import PoolSettings
 from tollboard.pool.streams import Follower
-from tollboard.pool.task import ENDED, WAITING, PoolTask
+from tollboard.pool.task import ENDED, WAITING, Place, PoolTask
 from tollboard.pool.worker import Slot
 from tollboard.runtime import telemetry
 from tollboard.runtime.mailbox import size_in_bytes
@@ -232,6 +232,9 @@ class TaskDesk:
 
     def end_unrun(self, task: PoolTask, outcome: Outcome) -> None:
         """End a task that no worker has: remember it, then settle it."""
+        task.place = (
+            Place.WITHDRAWN
+        )  # at once: while the commit is under way nobody else may end it or run it
         commit = None
         if self.journal is not None and not task.recorded and not task.crew.muted:
             task.close(outcome, self._time())

@@ -56,7 +56,7 @@ class TokenBucket:
         self._refill()
         if self._tokens >= 1.0 - _ROUNDING:
             return 0.0
-        # Never so short that adding it to the clock is lost in rounding: a timer would ring for ever at the same moment.
+        # Never so short that rounding loses it: a timer would ring for ever at the same moment.
         return max(_SHORTEST_S, (1.0 - self._tokens) / self.rate)
 
     def _refill(self) -> None:

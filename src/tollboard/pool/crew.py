@@ -148,7 +148,9 @@ class Crew:
             return
         if self.idle:
             self.idle.pop(worker, None)
-        task.hand_to(worker)
+        task.holder = worker
+        task.worker = worker.name
+        task.place = WITH_WORKER
         worker.task = task
         worker.attempts_before = task.attempt
         try:

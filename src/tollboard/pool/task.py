@@ -7,10 +7,9 @@ whatever the garbage collector would have to walk.
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, overload
 
 from tollboard.pool.records import STATUS_OF, Submission, TaskResult, TaskStatus
 from tollboard.runtime.event import Usage
@@ -59,6 +58,7 @@ class PoolTask(Request):
         self, ref: str, prompt: str, submitted_at: float, crew: Crew, hint_s: float | None = None
     ) -> None:
         Request.__init__(self, ref, prompt, _TELL, submitted_at)
+        self.future = self  # type: ignore[assignment] # see `done` and `set_result`
         self.crew = crew
         self.hint_s = hint_s
         self.place = WAITING
@@ -100,19 +100,12 @@ class PoolTask(Request):
         if holder is not None:
             self.crew.finished(holder, self, outcome)
 
-    def hand_to(self, worker: Worker) -> None:
-        """Note that a worker has it now."""
-        self.holder = worker
-        self.worker = worker.name
-        self.place = WITH_WORKER
-        self.future = cast("Future[Outcome]", self)
-
     def again(self) -> None:
         """Make it as it was before a worker had it; the attempts stay counted."""
         self.place = WAITING
         self.worker = self.holder = None
         self.started_at = None
-        self.outcome = self.future = None
+        self.outcome = None
 
     def close(self, outcome: Outcome, now: float) -> None:
         """Take over how it ended."""

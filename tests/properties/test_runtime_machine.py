@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.runtime.puppet import Puppet, Scripted
 from tollboard.errors import (
@@ -38,9 +38,10 @@ from tollboard.testing.recorder import RecordingJournal
 NAME = "agent"
 WATCHDOG_S = 60
 SETTLE_PASSES = 60
-STREAMS = ("ok", "error", "no_end", "crash", "hang", "ask")
-DECISIONS = ("nothing", "prompt", "halt", "raise", "nonsense")
-BEFORE = ("as it is", "rewrite", "skip", "halt", "raise")
+# Mostly the plain way, or a halt or a crash would end every example before anything has happened.
+STREAMS = ("ok", "hang", "ok", "error", "hang", "no_end", "crash", "ask")
+DECISIONS = ("nothing", "nothing", "nothing", "prompt", "nothing", "halt", "raise", "nonsense")
+BEFORE = ("as it is", "as it is", "as it is", "as it is", "rewrite", "skip", "as it is", "halt", "raise")
 
 
 class AgentMachine(RuleBasedStateMachine):
@@ -184,13 +185,34 @@ class AgentMachine(RuleBasedStateMachine):
             f"{stream} {decision} {before.replace(' ', '_')} {'slow' if slow else 'plain'}", on_halt, ask=ask
         )
 
+    @rule(count=st.integers(2, 6), first=st.sampled_from(["ok", "hang"]))
+    def several_prompts(self, count: int, first: str) -> None:
+        self._send(f"{first} nothing as_it_is plain", "wait", ask=False)
+        for _ in range(count):
+            self._send("ok nothing as_it_is plain", "wait", ask=False)
+
     @rule(
+        sure=st.integers(0, 5),
         where=st.sampled_from(
             ["ok nothing crash plain", "ok crash as_it_is plain", "error crash as_it_is slow"]
-        )
+        ),
     )
-    def prompt_that_crashes_the_agent(self, where: str) -> None:
-        self._send(where, "wait", ask=False)
+    def prompt_that_crashes_the_agent(self, sure: int, where: str) -> None:
+        if sure == 5:
+            self._send(where, "wait", ask=False)
+
+    @precondition(lambda self: not self._alive())
+    @rule()
+    def start_again_after_a_crash(self) -> None:
+        self._all_ended(self.refs)
+        self.refs.clear()
+        self.run(self._start())
+
+    @precondition(lambda self: self.halted and self._alive())
+    @rule()
+    def resume_when_halted(self) -> None:
+        self.halted = False
+        self.run(self._call(self.runtime.resume, NAME))
 
     def _send(self, what: str, on_halt: str, *, ask: bool) -> None:
         self.count += 1
@@ -219,7 +241,7 @@ class AgentMachine(RuleBasedStateMachine):
     async def _ask(self, text: str) -> Any:
         return await self.runtime.ask(NAME, text)
 
-    @rule(event=st.sampled_from(["nothing", "prompt", "halt", "raise", "crash"]))
+    @rule(event=st.sampled_from(["nothing", "prompt", "nothing", "prompt", "raise", "halt", "crash"]))
     def notify(self, event: str) -> None:
         if not self._alive():
             return
@@ -321,9 +343,9 @@ class AgentMachine(RuleBasedStateMachine):
 
         self.run(resetting())
 
-    @rule(failing=st.booleans())
-    def the_disk(self, failing: bool) -> None:
-        self.journal.failing = {"started": StoreUnavailable("full")} if failing else {}
+    @rule(full=st.integers(0, 3))
+    def the_disk(self, full: int) -> None:
+        self.journal.failing = {"started": StoreUnavailable("full")} if full == 3 else {}
 
     @rule(drain=st.booleans())
     def stop_and_start_again(self, drain: bool) -> None:

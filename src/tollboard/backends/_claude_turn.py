@@ -32,6 +32,7 @@ from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, UsageEvent
 if TYPE_CHECKING:
     from tollboard.backends.claude import ClaudeSession
 
+_TERMINATED = "the session was terminated in the middle of the turn"
 _GONE = "No conversation found"
 # An interrupt that arrives before the program has taken the prompt up is lost, so it is repeated before we give up.
 _BEGIN_WAIT_S = 3.0
@@ -75,6 +76,8 @@ class ClaudeTurn:
                 if (line := await program.receive()) is None:
                     raise program.failure("Claude Code ended in the middle of the turn")
                 await self._take(line)
+            else:
+                self._end(ErrorEvent(_TERMINATED))
         except ProgramFailed as failed:
             await self._program_failed(failed)
 
@@ -102,6 +105,9 @@ class ClaudeTurn:
     async def _program_failed(self, failed: ProgramFailed) -> None:
         """End what is left of the program, then begin anew if that is harmless, else end the turn with the failure."""
         session = self._session
+        if session.program is None and self._sent:
+            self._end(ErrorEvent(_TERMINATED))
+            return
         await self._drop_program()
         if self._begun or _GONE not in failed.stderr:
             hint = "; the conversation goes on with the next prompt" if self._begun else ""

@@ -108,8 +108,6 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     async def terminate_session(self, session: ClaudeSession) -> ProcessReport:
         """End the program, politely if it is idle, and every process that carries the session's marker."""
-        if session.turn is not None:
-            session.turn.close()
         return await asyncio.shield(asyncio.create_task(_terminate(session)))
 
     async def reset_session(self, session: ClaudeSession) -> ClaudeSession:
@@ -143,6 +141,8 @@ async def _terminate(session: ClaudeSession) -> ProcessReport:
     await session.settled()
     program, session.program = session.program, None
     if program is not None:
+        if session.turn is not None:
+            await program.interrupt()  # a busy program would first finish what it does
         return await program.end(politely=program.alive)
     from tollboard.backends._process import end_processes
 

@@ -95,7 +95,7 @@ async def test_s23_a_session_that_is_being_stopped_does_not_keep_the_fleet_from_
     stopping = asyncio.ensure_future(fleet.board.stop_session("a"))
     machine = fleet.board._roster.get("a").machine
     assert machine is not None
-    while machine.phase.value != "stopping":  # noqa: ASYNC110 - nobody tells
+    while machine.phase.value != "stopping":
         await asyncio.sleep(0)
     assert (await fleet.board.halt(all=True)).sessions == ("b",)
     release.set()

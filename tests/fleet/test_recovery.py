@@ -83,7 +83,7 @@ async def test_s12_the_providers_conversation_is_resumed(fleet: Fleet) -> None:
     await fleet.start("new", backend="gated")
     fleet.gated.running.clear()
     await seen(fleet.board.tail(after=0), "turn.started")
-    while (await fleet.board.status("asked")).provider_session_id is None:  # noqa: ASYNC110
+    while (await fleet.board.status("asked")).provider_session_id is None:
         await asyncio.sleep(0)
     await fleet.store.flush()
     await fleet.kill()

@@ -473,7 +473,7 @@ async def test_r35_a_session_that_asked_for_restarts_lives_again(fleet: Fleet) -
     await fleet.done(ref)
     fleet.gated.gate.set()
     async with asyncio.timeout(10):
-        while (await fleet.board.status("api")).life is not Life.LIVE:  # noqa: ASYNC110
+        while (await fleet.board.status("api")).life is not Life.LIVE:
             await asyncio.sleep(0)
     await fleet.run("api", "y")
     board = await fleet.kill()

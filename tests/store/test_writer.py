@@ -45,7 +45,7 @@ class Gate:
 async def gathered(store: Store) -> None:
     """Give the writer something to wait with, until it has taken it: what follows becomes one batch."""
     _ = store.set_cursor("nobody", "me", 1)  # fails later, alone
-    while not store._writer._queue.empty():  # noqa: ASYNC110 - another thread empties it
+    while not store._writer._queue.empty():
         await asyncio.sleep(0)
 
 

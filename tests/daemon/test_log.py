@@ -62,3 +62,14 @@ def test_a_log_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "daemon.log").mkdir()
     with pytest.raises(DaemonError, match="cannot be written"):
         log.log_to(tmp_path / "daemon.log", "INFO", terminal=False)
+
+
+def test_what_others_say_about_their_steps_is_not_for_the_log(tmp_path: Path) -> None:
+    log.log_to(tmp_path / "log", "INFO", terminal=False)
+    logging.getLogger("alembic.runtime.plugins").info("setup plugin")
+    logging.getLogger("uvicorn.error").info("Started server process")
+    logging.getLogger("uvicorn.error").error("a fault")
+    assert (tmp_path / "log").read_text().splitlines()[0].endswith("ERROR uvicorn.error: a fault")
+    log.log_to(tmp_path / "log", "DEBUG", terminal=False)
+    logging.getLogger("uvicorn.error").debug("connected")
+    assert "connected" in (tmp_path / "log").read_text()

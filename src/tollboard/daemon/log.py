@@ -14,6 +14,8 @@ from tollboard.errors import DaemonError, TollboardError
 
 LOG_BYTES = 5 * 1024 * 1024
 LOG_FILES = 3
+_TALKATIVE = ("alembic", "uvicorn")
+"""What others say about each step of theirs; it is heard when the level is DEBUG."""
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -36,6 +38,8 @@ def log_to(path: Path, level: str, *, terminal: bool) -> None:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
     # A full disk must not end in a traceback for each line that could not be logged.
     logging.raiseExceptions = False
 

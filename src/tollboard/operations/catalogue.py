@@ -47,6 +47,11 @@ class Operation(Generic[A, R]):
         """Whether it changes anything. (`inbox` does when it acknowledges, see `needed`.)"""
         return self.needs is not READ
 
+    @property
+    def waits(self) -> bool:
+        """Whether it takes as long as its caller says, so that it is given up when the caller has gone."""
+        return not self.mutates and not {"timeout", "wait"}.isdisjoint(self.arguments.model_fields)
+
     def needed(self, arguments: A) -> Capability:
         """Return the capability that these arguments need: to acknowledge is more than to read."""
         return SEND if self.needs is READ and getattr(arguments, "ack", False) else self.needs

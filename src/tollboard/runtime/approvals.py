@@ -62,9 +62,9 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
         machine.approvals = {}
         turn.stand_still()
     machine.approvals[approval.id] = pending
-    # Durable before anyone can see it: an answer to a question that a crash forgot would go nowhere.
-    commit = machine.journal.approval_requested(approval)
     try:
+        # Durable before anyone can see it: an answer to a question that a crash forgot would go nowhere.
+        commit = machine.journal.approval_requested(approval)
         if commit is not None:
             await commit
         if turn.over or pending.answer.done():

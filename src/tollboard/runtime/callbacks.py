@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from asyncio import CancelledError
+from asyncio import CancelledError, current_task
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -85,6 +85,15 @@ class Raised:
         return f"{self.hook} {self.error}"
 
 
+class Begun:
+    """A call of `handle_event` that turned out to be awaitable: what is left to do is to await it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Awaitable[object]) -> None:
+        self.value = value
+
+
 def describe(exc: BaseException) -> str:
     """Return the exception's type and where it was raised, without its message or any value."""
     tb = exc.__traceback__
@@ -120,18 +129,29 @@ async def finish(machine: Machine, hook: str, value: object) -> object:
         return value
     turn = machine.turn
     if turn is not None:
-        turn.restart_deadline()
+        turn.enter_callback()
     try:
         return await value
-    except CancelledError:
-        if turn is None or not turn.callback_expired:
+    except CancelledError as exc:
+        if turn is not None and turn.callback_expired:
+            turn.absorb_cancel()
+            return report(machine, Raised(hook, "ran longer than the watchdog allows"))
+        if is_cancelled():
             raise
-        turn.absorb_cancel()
-        return report(machine, Raised(hook, "ran longer than the watchdog allows"))
+        return report(machine, Raised(hook, describe(exc)))
     except Crash:
         raise
     except Exception as exc:
         return report(machine, Raised(hook, describe(exc)))
+    finally:
+        if turn is not None:
+            turn.leave_callback()
+
+
+def is_cancelled() -> bool:
+    """Return whether a CancelledError is meant for this task, not let out by something that user code awaited."""
+    task = current_task()
+    return task is None or task.cancelling() > 0
 
 
 def tell_complete(machine: Machine, function: OnComplete, ref: str, outcome: Outcome) -> None:
@@ -153,6 +173,8 @@ def report(machine: Machine, raised: Raised) -> Raised:
 
 def as_next(machine: Machine, hook: str, value: object) -> Next | Raised:
     """Return the value if it is a `Next`; anything else is reported like an exception (E11)."""
+    if isinstance(value, Prompt) and not issubclass(type(value.text), str):
+        return report(machine, Raised(hook, f"returned Prompt({type(value.text).__name__}): it must be text"))
     if value is None or isinstance(value, Prompt | Halt | Raised):
         return value
     return report(machine, Raised(hook, f"returned {type(value).__name__}: use None, Prompt(text) or Halt()"))

@@ -4,6 +4,9 @@ The runtime calls these methods synchronously, from the loop, in the order thing
 that order. Each returns something to await until it is durable, or `None` when there is nothing to wait for.
 The written rule is: commit, then resolve, then emit. A turn waits for `started` before the backend sees the
 prompt (nothing runs twice unasked) and for `finished` before its ref resolves (a result that was shown is kept).
+
+Only `accepted` may raise instead of returning, and then nothing is accepted. A request whose acceptance fails later,
+in its commit, cannot be started: the commit of its `started` must fail too.
 """
 
 from __future__ import annotations

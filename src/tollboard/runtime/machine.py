@@ -1,7 +1,7 @@
 """THE state machine of an agent: phases, flags, the table of legal inputs, one synchronous method per input.
 
 Rules:
-1. Every change of an agent's state happens here or, inside a busy period, in `turn.py`. Nobody else writes a field.
+1. Every change of an agent's state happens here or, inside a busy period, in `busy.py`. Nobody else writes a field.
 2. A method here never awaits and never calls user code, except a plain `handle_event` or `post_run` of an idle agent.
 3. The loop is the lock: a method runs to completion, so a check and the change that depends on it cannot be parted
    (E35: "is it busy?" and "then queue it" are one step).
@@ -24,17 +24,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import (
     AgentNotFound,
+    Crash,
     Draining,
     NotCancellable,
     Overloaded,
     RequestNotFound,
     SessionHalted,
+    TollboardError,
 )
 from tollboard.runtime import callbacks, telemetry
 from tollboard.runtime.agent import GenAgent, Halt, Prompt
@@ -89,7 +91,8 @@ class Machine:
 
     __slots__ = (
         "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
-        "halted", "hooks", "journal", "mailbox", "name", "notification_bytes", "notifications", "options", "phase",
+        "halted", "hooks", "journal", "leaving", "mailbox", "name", "notification_bytes", "notifications", "options",
+        "phase",
         "pre_run_due", "provider_session_id", "rested", "runtime", "session", "subscriptions", "task", "telemetry",
         "turn", "upnext",
     )  # fmt: skip
@@ -116,6 +119,8 @@ class Machine:
         self.pre_run_due = self.hooks.pre_run
         self.upnext: Request | None = None
         self.mailbox: Mailbox | None = None
+        self.leaving: dict[str, tuple[Request, asyncio.Task[None]]] | None = None
+        """What ended without a turn and is being remembered as such: still pending for whoever asks."""
         self.notifications: list[tuple[object, int]] | None = None
         self.notification_bytes = 0
         self.turn: Turn | None = None
@@ -227,15 +232,10 @@ class Machine:
         request = self.withdraw(ref, reason)
         if request is not None:
             return request
-        if (self.turn is not None and self.turn.ref == ref) or (
-            self.endings is not None and ref in self.endings.results
-        ):
-            where = (
-                "in flight: interrupt it instead"
-                if self.turn is not None and self.turn.ref == ref
-                else "done"
-            )
-            raise NotCancellable(f"request {ref} is {where}")
+        if self.turn is not None and self.turn.ref == ref:
+            raise NotCancellable(f"request {ref} is in flight: interrupt it instead")
+        if self.pending(ref) is not None or (self.endings is not None and ref in self.endings.results):
+            raise NotCancellable(f"request {ref} is done")
         raise RequestNotFound(f"agent {self.name!r} has no request {ref}")
 
     def withdraw(self, ref: str, reason: Reason) -> Request | None:
@@ -251,19 +251,29 @@ class Machine:
         return request
 
     def end_unrun(self, requests: list[Request], outcome: Failed) -> None:
-        """End requests that never ran: remember it, then resolve them."""
+        """End requests that no turn will end: remember it, then resolve them."""
         for request in requests:
             request.outcome = outcome
             commit = self.journal.finished(request, outcome, 0.0)
             if commit is None:
                 self.resolve(request, outcome)
-            else:
-                self.runtime.spawn(self._resolve_after(commit, request, outcome))
+                continue
+            if self.leaving is None:
+                self.leaving = {}
+            self.leaving[request.ref] = (
+                request,
+                self.runtime.spawn(self._resolve_after(commit, request, outcome)),
+            )
 
     async def _resolve_after(self, commit: Any, request: Request, outcome: Failed) -> None:
         try:
             await commit
+        except TollboardError as exc:
+            self.runtime.supervisor.not_remembered(self, request, exc)
         finally:
+            if self.leaving is not None:
+                self.leaving.pop(request.ref, None)
+                self.leaving = self.leaving or None
             self.resolve(request, outcome)
 
     def resolve(self, request: Request, outcome: Any) -> None:
@@ -290,8 +300,10 @@ class Machine:
         request = self.pending(ref)
         if request is None or request.origin is ASK:
             return None
+        if request is self.upnext:
+            return Pending(self.waits_upnext())
         position = self.mailbox.position(ref) if self.mailbox is not None else None
-        return Pending(position or 0)
+        return Pending(0 if position is None else position + self.waits_upnext())
 
     def pending(self, ref: str) -> Request | None:
         """Return the request if it is in flight or queued."""
@@ -302,7 +314,18 @@ class Machine:
         for request in self.mailbox or ():
             if request.ref == ref:
                 return request
+        if self.leaving is not None and ref in self.leaving:
+            return self.leaving[ref][0]
         return None
+
+    def waits_upnext(self) -> int:
+        """Return 1 if a request stands before the mailbox and cannot go on because the agent is halted, else 0."""
+        return 1 if self.upnext is not None and self.halted else 0
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait."""
+        return self.waits_upnext() + (len(self.mailbox) if self.mailbox is not None else 0)
 
     # -- control -------------------------------------------------------------------------------
 
@@ -310,9 +333,23 @@ class Machine:
         """End the turn in flight, if it is the one meant; return whether it did (R14)."""
         self.require(Input.INTERRUPT)
         turn = self.turn
-        if turn is None or (ref is not None and turn.ref != ref):
+        if turn is None:
+            return self._interrupt_upnext(ref)
+        if ref is not None and turn.ref != ref:
             return False
         return turn.end(Failed(Reason.INTERRUPTED))
+
+    def _interrupt_upnext(self, ref: str | None) -> bool:
+        """End the request that found the agent idle and whose turn is about to begin: it counts as in flight (R01).
+
+        A self-chained one is the next turn already: only an interrupt that names it may have it (R14).
+        """
+        request = self.upnext
+        if request is None or self.halted or request.ref != (ref or request.ref):
+            return False
+        if ref is None and request.origin is CHAIN:
+            return False
+        return self.withdraw(request.ref, Reason.INTERRUPTED) is not None
 
     def halt(self) -> bool:
         """Freeze the mailbox, now or after the turn in flight; return whether it was not frozen before."""
@@ -330,12 +367,11 @@ class Machine:
         self.halted = True
         self.halt_announced = False
         self.journal.halted(True)
-        if self.mailbox:
-            doomed = [request for request in self.mailbox if request.on_halt is FAIL]
-            for request in doomed:
-                # E04: before anything else is queued, so that doomed prompts hold no capacity.
-                self.mailbox.remove(request.ref)
-            self.end_unrun(doomed, Failed(Reason.HALTED))
+        # E04: before anything else is queued, so that doomed prompts hold no capacity.
+        waiting = [*(() if self.upnext is None else (self.upnext,)), *(self.mailbox or ())]
+        for request in waiting:
+            if request.on_halt is FAIL:
+                self.withdraw(request.ref, Reason.HALTED)
         return True
 
     def announce_halt(self) -> None:
@@ -344,8 +380,11 @@ class Machine:
             self.work()
             return
         self.halt_announced = True
-        queued = len(self.mailbox) if self.mailbox is not None else 0
-        self.telemetry.execute(telemetry.HALTED, {"queued": queued}, {"agent": self.name})
+        self.emit_halted()
+
+    def emit_halted(self) -> None:
+        """Emit `halted`."""
+        self.telemetry.execute(telemetry.HALTED, {"queued": self.queued}, {"agent": self.name})
 
     def resume(self) -> bool:
         """Release the mailbox; return whether it was frozen. During a turn it calls a pending halt off (E25)."""
@@ -355,7 +394,7 @@ class Machine:
         self.halted = False
         self.halt_announced = False
         self.journal.halted(False)
-        queued = len(self.mailbox) if self.mailbox is not None else 0
+        queued = self.queued + (self.upnext is not None)
         self.telemetry.execute(telemetry.RESUMED, {"queued": queued}, {"agent": self.name})
         if self.phase is IDLE and (self.upnext is not None or self.mailbox):
             self.work()
@@ -367,12 +406,7 @@ class Machine:
         if not self.hooks.handle_event:
             return
         if self.phase is IDLE and not self.hooks.handle_event_waits and callbacks.current.get() is not self:
-            token = callbacks.current.set(self)
-            try:
-                value = callbacks.call(self, "handle_event", self.agent.handle_event, event)
-            finally:
-                callbacks.current.reset(token)
-            self.apply_event(value)
+            self._handle_now(event)
             return
         size = len(event) if isinstance(event, str | bytes) else sys.getsizeof(event)
         kept = self.notifications
@@ -395,6 +429,24 @@ class Machine:
         if self.phase is IDLE:
             self.work()
 
+    def _handle_now(self, event: object) -> None:
+        """Call `handle_event` of an idle agent. What it turns out to await is awaited in a busy period."""
+        token = callbacks.current.set(self)
+        try:
+            value = callbacks.call(self, "handle_event", self.agent.handle_event, event)
+        except Crash as exc:
+            # Not the notifier's failure: the agent dies of it, as in any other callback.
+            self.runtime.crashed(self, str(exc))
+            return
+        finally:
+            callbacks.current.reset(token)
+        if not isinstance(value, Awaitable):
+            self.apply_event(value)
+            return
+        self.notifications = [(callbacks.Begun(value), 0), *(self.notifications or ())]
+        if self.phase is IDLE:
+            self.work()
+
     def apply_event(self, value: object) -> None:
         """Apply what `handle_event` returned: a prompt goes to the back of the mailbox, a halt freezes (R28)."""
         match callbacks.as_next(self, "handle_event", value):
@@ -402,7 +454,7 @@ class Machine:
                 request = Request(self.runtime.new_ref(), text, EVENT, self.clock.time())
                 try:
                     self.accept(request)
-                except (Overloaded, Draining) as exc:
+                except TollboardError as exc:
                     callbacks.report(
                         self, callbacks.Raised("handle_event", f"returned a prompt, refused: {exc.code}")
                     )
@@ -428,6 +480,16 @@ class Machine:
             self.mailbox = None
         if self.telemetry.handlers:
             self._state_changed("processing", "idle")
+
+    def rest_after_reset(self) -> None:
+        """End the phase in which the backend session was exchanged, and go on with what came meanwhile (R42)."""
+        if self.phase is PROCESSING:
+            self.rest()
+        if self.rested is not None and not self.rested.done():
+            self.rested.set_result(None)
+        due = self.mailbox if not self.halted else not self.halt_announced
+        if self.phase is IDLE and (due or self.notifications):
+            self.work()
 
     def stop(self) -> None:
         """Refuse everything from now on and end the turn in flight. The runtime does the rest."""
@@ -506,7 +568,7 @@ class Machine:
             halted=self.halted,
             draining=self.draining,
             needs_decision=bool(self.approvals),
-            queued=(len(self.mailbox) if self.mailbox is not None else 0),
+            queued=self.queued,
             in_flight=self.in_flight(),
             provider_session_id=self.provider_session_id,
             agent=self.agent,
@@ -527,7 +589,7 @@ class Machine:
             name=self.name,
             phase=self.phase,
             halted=self.halted,
-            queued=len(self.mailbox) if self.mailbox is not None else 0,
+            queued=self.queued,
             queued_bytes=self.mailbox.bytes if self.mailbox is not None else 0,
             notifications=len(self.notifications or ()),
             results=len(self.endings.results) if self.endings is not None else 0,

@@ -287,7 +287,13 @@ class Runtime:
         self, machine: Machine, prompt: str, on_halt: OnHalt | str = WAIT,
         on_complete: OnComplete | None = None, ref: str | None = None,
     ) -> Request:  # fmt: skip
-        """Like `tell`, for callers that hold the handle and need the request (its `commit`)."""
+        """Like `tell`, for callers that hold the handle and need the request (its `commit`).
+
+        Whoever awaits a commit that fails withdraws the request with `withdraw`; if its turn has it by then, the turn
+        ends it with `store_failed`.
+        """
+        if ref is not None and ref in self.refs:
+            raise Invalid(f"there is a request {ref} already; a ref names one request")  # E21
         if on_halt.__class__ is not OnHalt:
             on_halt = OnHalt(on_halt)
         request = Request(ref or self.new_ref(), prompt, TELL, self.clock.time(), on_halt, on_complete)
@@ -409,11 +415,7 @@ class Runtime:
             machine.session = await machine.backend.reset_session(machine.session)
             machine.provider_session_id = None
         finally:
-            machine.rest()
-            if machine.rested is not None and not machine.rested.done():
-                machine.rested.set_result(None)
-            if not machine.halted and (machine.mailbox or machine.notifications):
-                machine.work()
+            machine.rest_after_reset()
 
     async def decide(self, approval_id: str, decision: Decision, *, by: str = "python:local") -> Approval:
         """Answer an approval. Raises ApprovalNotFound, AlreadyDecided, InvalidDecision."""

@@ -12,7 +12,7 @@ from asyncio import AbstractEventLoop, Future, get_running_loop, sleep
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tollboard.runtime import turn
+from tollboard.runtime import busy
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -74,4 +74,4 @@ class Scheduler:
         loop = self._loop
         if loop is None:
             loop = self._loop = get_running_loop()
-        machine.task = loop.create_task(turn.busy_period(machine))
+        machine.task = loop.create_task(busy.busy_period(machine))

@@ -27,7 +27,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """The reader was too slow: this many events were dropped here."""
+    """The reader was too slow: this many items were dropped here."""
 
     count: int
 
@@ -69,8 +69,14 @@ class Subscription:
         self._signal.set()
 
     def ended(self, ref: str, outcome: Outcome) -> None:
-        """Take an outcome; never dropped, and the last item when the subscription is to that ref."""
-        if self.ref is not None and ref != self.ref:
+        """Take an outcome: never dropped, and the last item, when the subscription is to that ref."""
+        if self.ref is None:
+            # E22: whoever watches a whole agent and never reads must not collect its outcomes for ever. They have as
+            # much room again as everything else, so that events alone never push one out.
+            if len(self._buffer) >= 2 * self._limit:
+                self._missed += 1
+                return
+        elif ref != self.ref:
             return
         self._note_missed()
         self._buffer.append(Ended(ref, outcome))
@@ -88,6 +94,7 @@ class Subscription:
         if self._closed:
             return
         self._closed = True
+        self._note_missed()
         listeners = self._machine.subscriptions
         if listeners is not None and self in listeners:
             listeners.remove(self)

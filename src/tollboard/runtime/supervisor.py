@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tollboard.errors import TollboardError
-from tollboard.runtime import callbacks, telemetry
+from tollboard.errors import Crash, TollboardError
+from tollboard.runtime import busy, callbacks, telemetry
 from tollboard.runtime.approvals import expire_all
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 from tollboard.runtime.options import Restart
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tollboard.runtime")
 
 MAX_RESTART_TIMES = 100
+LAST_WORD_S = 1.0
+"""How long what is cancelled at the deadline of a close may take to clean up."""
 
 
 @dataclass(slots=True)
@@ -71,11 +73,12 @@ class Supervisor:
         self._recipes: dict[str, Recipe] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run something to its end on the runtime's behalf."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._spawned_ended)
+        return task
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -95,17 +98,20 @@ class Supervisor:
         return self._recipes.get(name)
 
     def stop(self, machine: Machine, reason: str, outcome: Reason = Reason.STOPPED) -> asyncio.Task[Stopped]:
-        """Begin to end an agent, or join the end that is under way."""
+        """Begin to end an agent, or join the end that is under way. It is not started again, whatever it died of."""
+        self._recipes.pop(machine.name, None)
         task = self._ends.get(machine)
         if task is None:
             running = machine.turn.request if machine.turn is not None else None
             machine.stop()
-            self._recipes.pop(machine.name, None)
             task = self._begin(machine, self._stop(machine, reason, outcome, running))
+        elif machine.phase is not Phase.DEAD:
+            machine.stop()  # a drain waits for its turn; a stop does not
         return task
 
     def drain(self, machine: Machine) -> asyncio.Task[Stopped]:
         """Begin to end an agent after the turn in flight, or join."""
+        self._recipes.pop(machine.name, None)
         task = self._ends.get(machine)
         if task is None:
             queued = machine.drain()
@@ -151,50 +157,64 @@ class Supervisor:
         runtime.registry.bury(machine.name, reason, runtime.clock.time())
         done = await self._end(machine, reason, outcome, crashed=True)
         recipe = self._recipes.get(machine.name)
-        if recipe is not None and recipe.allows(runtime.clock.monotonic()) and not runtime.closing:
-            try:
-                await recipe.again()
-            except TollboardError as exc:
-                logger.error("agent %s could not be restarted: %s", machine.name, exc.code)
-        else:
+        if recipe is None or runtime.closing or not recipe.allows(runtime.clock.monotonic()):
             self._recipes.pop(machine.name, None)
+            return done
+        try:
+            await recipe.again()
+        except Exception as exc:
+            self._recipes.pop(machine.name, None)
+            logger.error("agent %s could not be restarted: it %s", machine.name, callbacks.describe(exc))
         return done
 
     async def _end(self, machine: Machine, reason: str, outcome: Reason, *, crashed: bool = False) -> Stopped:
         """Fail what waits, run `terminate_agent`, end the backend session, free the name: in this order."""
+        try:
+            failed = self._fail_all(machine, Failed(outcome, reason))
+            while machine.leaving is not None:
+                await asyncio.wait([task for _, task in machine.leaving.values()])
+            if machine.hooks.terminate_agent:
+                await self._terminate_agent(machine, reason)
+            processes = await self._terminate_backend(machine)
+        finally:
+            self._forget(machine)
+        event = telemetry.AGENT_CRASHED if crashed else telemetry.AGENT_STOPPED
+        machine.telemetry.execute(event, {}, {"agent": machine.name, "reason": reason})
+        return Stopped(failed, processes)
+
+    def _fail_all(self, machine: Machine, outcome: Failed) -> tuple[str, ...]:
+        """End every request that is left, the one in flight first; return their refs."""
         failed = machine.take_all()
-        turn = machine.turn
-        if turn is not None and turn.request.outcome is None:
-            failed.insert(0, turn.request)
-        machine.turn = None
         if machine.alarm is not None:
             machine.alarm.cancel()
         expire_all(machine, "the session was stopped")
-        for request in failed:
-            await self._fail(machine, request, Failed(outcome, reason))
-        if machine.hooks.terminate_agent:
-            token = callbacks.current.set(machine)
-            try:
-                value = callbacks.call(machine, "terminate_agent", machine.agent.terminate_agent, reason)
-                await callbacks.finish(machine, "terminate_agent", value)
-            finally:
-                callbacks.current.reset(token)
-        processes = await self._terminate_backend(machine)
-        self._forget(machine)
-        event = telemetry.AGENT_CRASHED if crashed else telemetry.AGENT_STOPPED
-        machine.telemetry.execute(event, {}, {"agent": machine.name, "reason": reason})
-        return Stopped(tuple(request.ref for request in failed), processes)
+        turn, machine.turn = machine.turn, None
+        if turn is not None:
+            # The turn was left in the middle: a crash, or a stop between two attempts.
+            busy.emit_end(machine, turn, turn.request.outcome or outcome)
+            if turn.request.outcome is None:
+                failed.insert(0, turn.request)
+            else:
+                machine.resolve(turn.request, turn.request.outcome)
+        machine.end_unrun(failed, outcome)
+        return tuple(request.ref for request in failed)
 
-    async def _fail(self, machine: Machine, request: Request, outcome: Failed) -> None:
-        commit = machine.journal.finished(request, outcome, 0.0)
+    def not_remembered(self, machine: Machine, request: Request, exc: TollboardError) -> None:
+        """Report an end that could not be made durable; whoever waits hears of it all the same."""
+        logger.error(
+            "agent %s: the end of %s could not be remembered: %s", machine.name, request.ref, exc.code
+        )
+
+    async def _terminate_agent(self, machine: Machine, reason: str) -> None:
+        token = callbacks.current.set(machine)
         try:
-            if commit is not None:
-                await commit
-        except TollboardError as exc:
-            logger.error(
-                "agent %s: the end of %s could not be remembered: %s", machine.name, request.ref, exc.code
-            )
-        machine.resolve(request, outcome)
+            value = callbacks.call(machine, "terminate_agent", machine.agent.terminate_agent, reason)
+            await callbacks.finish(machine, "terminate_agent", value)
+        except Crash as exc:
+            # It is ending already: nothing may keep the backend session and the name.
+            callbacks.report(machine, callbacks.Raised("terminate_agent", callbacks.describe(exc)))
+        finally:
+            callbacks.current.reset(token)
 
     async def _terminate_backend(self, machine: Machine) -> ProcessReport:
         if machine.session is None:
@@ -212,27 +232,46 @@ class Supervisor:
         if machine.endings is not None:
             for ref in machine.endings.results:
                 self._runtime.refs.pop(ref, None)
+            machine.endings.results.clear()  # a handle that somebody kept keeps no responses
         self._runtime.registry.remove(machine)
 
     async def close(self, deadline_s: float) -> tuple[str, ...]:
         """Stop every agent, newest first, within the deadline; return the names of those that did not end in time."""
-        machines = [m for m in reversed(tuple(self._runtime.registry)) if m.phase is not Phase.DEAD]
-        ends = {self.stop(machine, "the runtime closes"): machine.name for machine in machines}
-        ends.update({task: machine.name for machine, task in self._ends.items() if task not in ends})
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline_s
+        for machine in reversed(tuple(self._runtime.registry)):
+            _ = self.stop(machine, "the runtime closes")
+        ends = dict(self._ends)
         late: tuple[str, ...] = ()
         if ends:
-            _, pending = await asyncio.wait(ends, timeout=deadline_s)
-            late = tuple(ends[task] for task in pending)
-            for machine in machines:
-                if machine.name in late and machine.task is not None:
-                    machine.task.cancel()
-            for task in pending:
-                task.cancel()
+            _, pending = await asyncio.wait(ends.values(), timeout=deadline_s)
             if pending:
-                await asyncio.wait(pending, timeout=1.0)
-        leftovers: list[Awaitable[object]] = list(self._tasks)
-        if leftovers:
-            await asyncio.wait([asyncio.ensure_future(t) for t in leftovers], timeout=deadline_s)
+                stuck = [machine for machine, task in ends.items() if task in pending]
+                late = tuple(machine.name for machine in stuck)
+                await self._abandon(stuck, [ends[machine] for machine in stuck])
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=max(0.0, until - loop.time()))
         for spawned in tuple(self._tasks):
             spawned.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=LAST_WORD_S)
         return late
+
+    async def _abandon(self, machines: list[Machine], ends: list[asyncio.Task[Stopped]]) -> None:
+        """Give up on agents that do not end: cancel what they wait for, and tell everyone who waits for them."""
+        turns = [machine.task for machine in machines if machine.task is not None and not machine.task.done()]
+        for turn in turns:
+            turn.cancel()
+        if turns:
+            await asyncio.wait(ends, timeout=LAST_WORD_S)
+        for end in ends:
+            end.cancel()
+        await asyncio.wait(ends, timeout=LAST_WORD_S)
+        for machine in machines:
+            left = machine.take_all() + [request for request, _ in (machine.leaving or {}).values()]
+            if machine.turn is not None:
+                left.insert(0, machine.turn.request)
+            for request in left:
+                machine.resolve(request, request.outcome or Failed(Reason.STOPPED, "the runtime was closed"))
+                request.on_complete = None  # whatever still clings to life: nothing is told twice
+            self._forget(machine)

@@ -1,4 +1,4 @@
-"""The tokens of a state directory, for `tollboard token`: the admin token from its file, and narrower ones made from it."""
+"""The tokens of a state directory, for `tollboard token`: the admin token, and narrower ones made from it."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ async def test_e03_post_run_runs_once_when_turn_and_event_both_halt(
     assert len(seen.of(telemetry.HALTED)) == 1
 
 
-async def test_r27_a_handle_response_that_raises_fails_that_request_only(
+async def test_r27_e12_a_handle_response_that_raises_fails_that_request_only(
     runtime: Runtime, backend: Puppet
 ) -> None:
     def handle_response(ref: str, response: Any) -> None:

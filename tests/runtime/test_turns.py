@@ -157,7 +157,7 @@ async def test_r07_the_oldest_result_goes_first(runtime: Runtime, backend: Puppe
     assert isinstance(runtime.poll(refs[1]), Completed)
 
 
-async def test_r07_results_are_bounded_in_bytes_too(runtime: Runtime, backend: Puppet) -> None:
+async def test_r07_e21_results_are_bounded_in_bytes_too(runtime: Runtime, backend: Puppet) -> None:
     await runtime.start_agent(Plain, "a", backend=backend, max_result_bytes=1000)
     refs = [runtime.tell("a", f"{n}" * 150) for n in range(5)]
     await runtime.wait(refs[4])
@@ -308,7 +308,7 @@ async def _not_an_event(turn: Turn) -> AsyncIterator[Event]:
         (_not_an_event, Reason.STREAM_CRASHED),
     ],
 )
-async def test_r25_every_failure_of_a_stream_reaches_handle_error_and_the_agent_goes_on(
+async def test_r25_e07_every_failure_of_a_stream_reaches_handle_error_and_the_agent_goes_on(
     runtime: Runtime, backend: Puppet, script: object, reason: Reason
 ) -> None:
     backend.script("bad", script)  # type: ignore[arg-type]
@@ -351,13 +351,27 @@ async def test_r26_raising_in_it_fails_the_turn_never_the_agent(runtime: Runtime
     assert (await runtime.ask("a", "good")).text == "good"
 
 
+async def test_e17_what_the_stream_callback_learnt_stays_when_the_turn_fails(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    async def script(turn: Turn) -> AsyncIterator[Event]:
+        yield TextEvent("learnt")
+        yield ErrorEvent("then it failed")
+
+    backend.script("go", script)
+    agent = await runtime.start_agent(Scripted, "a", backend=backend)
+    with pytest.raises(TurnFailed):
+        await runtime.ask("a", "go")
+    assert (TextEvent("learnt"),) in agent.agent.called("handle_stream_event")
+
+
 async def _many(turn: Turn) -> AsyncIterator[Event]:
     for n in range(10):
         yield TextEvent(str(n))
     yield ResultEvent(None)
 
 
-async def test_r31_compact_keeps_the_prefix_and_says_what_it_left_out(
+async def test_r31_e22_compact_keeps_the_prefix_and_says_what_it_left_out(
     runtime: Runtime, backend: Puppet
 ) -> None:
     backend.script("many", _many)
@@ -490,7 +504,9 @@ async def test_e08_a_turn_that_is_over_checkpoints_and_asks_nothing(
     assert isinstance(await late.request_approval(ApprovalRequest("t", {})), Reject)
 
 
-async def test_r44_a_queued_ask_whose_caller_is_gone_is_not_run(runtime: Runtime, backend: Puppet) -> None:
+async def test_r44_e23_a_queued_ask_whose_caller_is_gone_is_not_run(
+    runtime: Runtime, backend: Puppet
+) -> None:
     await runtime.start_agent(Plain, "a", backend=backend)
     gate = backend.hold("slow")
     runtime.tell("a", "slow")
@@ -506,7 +522,7 @@ async def test_r44_a_queued_ask_whose_caller_is_gone_is_not_run(runtime: Runtime
     assert backend.ran == ["slow", "next"]
 
 
-async def test_r46_an_agent_that_asks_itself_is_told_at_once(runtime: Runtime, backend: Puppet) -> None:
+async def test_r46_e32_an_agent_that_asks_itself_is_told_at_once(runtime: Runtime, backend: Puppet) -> None:
     errors: list[Exception] = []
 
     async def ask_self(ref: str, response: object) -> None:

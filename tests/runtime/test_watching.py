@@ -470,7 +470,7 @@ async def test_r35_restarts_have_an_intensity_limit(
     assert runtime.status("a").phase is Phase.DEAD
 
 
-async def test_r36_closing_stops_everything_newest_first(backend: Puppet) -> None:
+async def test_r36_e09_closing_stops_everything_newest_first(backend: Puppet) -> None:
     order: list[str] = []
 
     class Noting(Plain):

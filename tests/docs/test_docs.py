@@ -24,12 +24,15 @@ def _described(page: str, pattern: str) -> set[str]:
 
 def test_every_error_code_is_described() -> None:
     described = _described("errors.md", r"`([a-z_]+)`")
-    assert set(errors.by_code()) - described == set()
+    ours = {code for code, cls in errors.by_code().items() if cls.__module__ == errors.__name__}
+    assert ours - described == set()
 
 
 def test_every_error_class_is_in_the_drawn_tree() -> None:
     drawn = set(re.findall(r"── (\w+)", errors.__doc__ or "")) | {"TollboardError"}
-    assert {cls.__name__ for cls in errors.by_code().values()} == drawn
+    # Other tests may have made errors of their own in this process.
+    ours = {cls.__name__ for cls in errors.by_code().values() if cls.__module__ == errors.__name__}
+    assert ours == drawn
 
 
 def test_every_kind_of_feed_item_is_described() -> None:

@@ -142,7 +142,7 @@ class Prompts:
         elif waits:
             session.waiting.remove(waits[0])
             commit = session.journal.finished(waits[0], Failed(Reason.CANCELLED), 0.0)
-            self._runtime.spawn(self._ended(commit))
+            _ = self._runtime.spawn(self._ended(commit))
         else:
             poll = await receipts.poll_one(self._roster, self._ledger, session.id, session.name, ref)
             raise NotCancellable(

@@ -243,7 +243,7 @@ class TaskDesk:
         if commit is None:
             self.settle(task, outcome)
         else:
-            self.runtime.spawn(self._settle_after(commit, task, outcome))
+            _ = self.runtime.spawn(self._settle_after(commit, task, outcome))
 
     async def _settle_after(self, commit: Awaitable[None], task: PoolTask, outcome: Outcome) -> None:
         try:

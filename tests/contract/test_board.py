@@ -166,6 +166,7 @@ async def test_s03_waiting_for_some_of_several(board: Board, work: Path) -> None
     assert isinstance(either.pending[0], records.PollPending)
     both = await board.wait(refs, timeout=0)
     assert (len(both.done), len(both.pending), both.timed_out) == (1, 1, True)
+    await board.interrupt("slow")  # the end need not wait for it
 
 
 async def test_s18_a_key_stands_for_one_ref(board: Board, work: Path) -> None:
@@ -414,6 +415,7 @@ async def test_s20_errors_are_the_same_here_and_there(home: Path, work: Path) ->
             await board.start_session("halted", path=work, backend="echo")
             await board.halt("halted")
             said[kind] = {name: await _error(wrong(board, work)) for name, (_, wrong) in WRONG.items()}
+            await board.interrupt("slow")
     for name, (wanted, _) in WRONG.items():
         here, there = said["switchboard"][name], said["client"][name]
         assert type(here) is wanted, f"{name}: {here!r}"

@@ -2,72 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import socket
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import jsonschema_rs
 import pytest
+import schemathesis
 
-from tests.daemon.process import DaemonProcess
+from tests.surfaces.served import Served, error, serving
 from tollboard.daemon.client import Client
-from tollboard.errors import DaemonError, Denied, WireError
-from tollboard.operations.access import Capability, derive_token
+from tollboard.errors import Denied, WireError
+from tollboard.operations.access import Capability
 from tollboard.operations.catalogue import OPERATIONS
 from tollboard.surfaces.gate import MAX_BODY_BYTES
 
 pytestmark = pytest.mark.slow
 
 
-class Served:
-    """A daemon with a TCP door, and ways to call it."""
-
-    def __init__(self, daemon: DaemonProcess) -> None:
-        self.daemon = daemon
-        self.home = daemon.home
-        self.secret = daemon.home.token.read_text().strip()
-        with self.unix() as http:
-            self.tcp_address: str = http.get("/v1/health").json()["tcp"]
-
-    def unix(self, **options: Any) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.home.socket))
-        return httpx.Client(transport=transport, base_url="http://localhost", timeout=30, **options)
-
-    def tcp(self, token: str | None = None, **headers: str) -> httpx.Client:
-        if token is not None:
-            headers["authorization"] = f"Bearer {token}"
-        return httpx.Client(
-            base_url=f"http://{self.tcp_address}", headers=headers, timeout=30, trust_env=False
-        )
-
-    def narrow(self, *capabilities: Capability) -> str:
-        return derive_token(self.secret, "narrow", frozenset(capabilities))
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    home = tmp_path_factory.mktemp("h")
-    home.chmod(0o700)
-    with DaemonProcess(home, config="tcp_host = '127.0.0.1'\ntcp_hosts = ['board.example']") as daemon:
-        server = Served(daemon)
-        with server.unix() as http:
-            answer = http.post(
-                "/v1/start_session", json={"name": "api", "path": str(home), "backend": "echo"}
-            )
-            assert answer.status_code == 200, answer.text
+    with serving(tmp_path_factory.mktemp("h")) as server:
         yield server
-
-
-def error(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    found: dict[str, Any] = answer.json()["error"]
-    assert found.keys() == {"code", "message", "data"}
-    return found
 
 
 # -- who may come in --------------------------------------------------------------------------------------------------
@@ -296,169 +253,7 @@ def test_shutdown_takes_no_arguments(served: Served) -> None:
         assert error(http.post("/v1/shutdown", json={"now": True}), 422)["code"] == WireError.code
 
 
-# -- the feed ---------------------------------------------------------------------------------------------------------
-
-
-class Stream:
-    """Server-sent events as they are on the wire."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-
-    async def items(self) -> AsyncIterator[tuple[str, str, Any]]:
-        fields: dict[str, str] = {}
-        async for line in self.response.aiter_lines():
-            if line:
-                name, _, value = line.partition(": ")
-                fields[name] = value
-            elif "data" in fields:
-                yield fields["id"], fields["event"], json.loads(fields["data"])
-                fields = {}
-            else:
-                assert "" in fields  # a comment
-                fields = {}
-
-
-@contextlib.asynccontextmanager
-async def stream(
-    served: Served, headers: dict[str, str] | None = None, **query: Any
-) -> AsyncIterator[Stream]:
-    transport = httpx.AsyncHTTPTransport(uds=str(served.home.socket))
-    async with (
-        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http,
-        http.stream("GET", "/v1/events/stream", params=query, headers=headers) as response,
-    ):
-        assert response.headers["content-type"].startswith("text/event-stream")
-        yield Stream(response)
-
-
-async def say(served: Served, *prompts: str) -> str:
-    async with Client.connect(served.home.path, start=False) as board:
-        ref = ""
-        for prompt in prompts:
-            ref = await board.send("api", prompt, queue=True)
-        await board.wait([ref])
-        return ref
-
-
-async def test_s10_a_stream_that_breaks_anywhere_goes_on_without_gaps_or_repeats(served: Served) -> None:
-    await say(served, *(f"p{n}" for n in range(20)))
-    async with Client.connect(served.home.path, start=False) as board:
-        wanted = [item.seq for item in (await board.events("api")).items]
-    seen: list[int] = []
-    while len(seen) < len(wanted):
-        headers = {"last-event-id": str(seen[-1])} if seen else {}
-        async with stream(served, headers, name="api", after=0) as feed:
-            taken = 0
-            async for id, kind, row in feed.items():
-                assert (id, kind, row["session"]) == (str(row["seq"]), row["kind"], "api")
-                seen.append(row["seq"])
-                taken += 1
-                if taken == 7 or len(seen) == len(wanted):
-                    break
-    assert seen == wanted
-
-
-async def test_s10_a_stream_shows_what_happens_after_it_began_and_only_what_was_asked_for(
-    served: Served,
-) -> None:
-    async with stream(served, name="api", kind=["turn.completed", "text"]) as feed:
-        items = feed.items()
-        first = asyncio.ensure_future(anext(items))
-        ref = await say(served, "line \u2028 and \x85 end")
-        _, kind, row = await first
-        assert (kind, row["ref"], row["data"]["text"]) == ("text", ref, "echo: line \u2028 and \x85 end")
-        _, kind, row = await anext(items)
-        assert (kind, row["ref"]) == ("turn.completed", ref)
-
-
-async def test_s10_the_clients_tail_keeps_every_kind_of_line_end(served: Served) -> None:
-    prompt = "a\u2028b\x85c\x0bd\x1ce\r\nf"
-    ref = await say(served, prompt)
-    async with (
-        Client.connect(served.home.path, start=False) as board,
-        contextlib.aclosing(board.tail("api", ref=ref, after=0)) as feed,  # type: ignore[type-var]
-    ):
-        texts = [item.data["text"] async for item in _until_done(feed) if item.kind == "text"]
-    assert "".join(map(str, texts)) == f"echo: {prompt}"
-
-
-async def _until_done(feed: Any) -> AsyncIterator[Any]:
-    async for item in feed:
-        yield item
-        if item.kind == "turn.completed":
-            return
-
-
-async def test_s10_a_reader_that_reads_nothing_holds_nobody_up(served: Served) -> None:
-    async with stream(served, after=0):
-        ref = await asyncio.wait_for(say(served, *("x" * 50_000 for _ in range(40))), 30)
-        with served.unix() as http:
-            poll = http.post("/v1/poll", json={"name": "api", "ref": ref}).json()
-            assert poll["status"] == "completed"
-
-
-# -- waiting ----------------------------------------------------------------------------------------------------------
-
-
-async def test_who_waits_and_hangs_up_leaves_nothing_behind(home: Path) -> None:
-    with DaemonProcess(home) as daemon:
-        async with Client.connect(home, start=False) as board:
-            await board.start_session("slow", path=home, backend="echo", delay=600)
-            ref = await board.send("slow", "x")
-            for _ in range(50):
-                async with Client.connect(home, start=False) as other:
-                    waiting = [
-                        asyncio.ensure_future(other.wait([ref])),
-                        asyncio.ensure_future(other.inbox(wait=3600)),
-                    ]
-                    await other.health()
-                    for task in waiting:
-                        task.cancel()
-                    await asyncio.gather(*waiting, return_exceptions=True)
-            # What was left behind would now hold the end up, or be logged when it is destroyed.
-            await board.interrupt("slow")
-            await board.shutdown()
-        assert daemon.wait() == 0
-        assert "ERROR" not in daemon.log()
-
-
-async def test_what_changes_something_is_carried_out_when_the_client_hangs_up(home: Path) -> None:
-    with DaemonProcess(home):
-        async with Client.connect(home, start=False) as board:
-            await board.start_session("slow", path=home, backend="echo", delay=600)
-            await board.send("slow", "x")
-            body = b'{"name": "slow"}'
-            head = f"POST /v1/stop_session HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(home / "daemon.sock"))
-                connection.sendall(head.encode() + body)
-            async with contextlib.aclosing(board.tail(after=0)) as feed:  # type: ignore[type-var]
-                async for item in feed:
-                    if item.kind == "session.stopped":
-                        break
-            assert await board.list_sessions() == ()
-
-
-async def test_shutting_down_sends_home_who_waits_and_who_follows(home: Path) -> None:
-    with DaemonProcess(home, config="grace_s = 0.0") as daemon:
-        async with Client.connect(home, start=False) as board, Client.connect(home, start=False) as other:
-            await board.start_session("api", path=home, backend="echo")
-            reading = asyncio.ensure_future(other.inbox(wait=3600))
-            following = asyncio.ensure_future(_drain(other))
-            await other.health()
-            await board.shutdown()
-            with contextlib.suppress(DaemonError):
-                assert (await reading).entries == ()
-            with pytest.raises(DaemonError):
-                await following
-        assert daemon.wait() == 0
-        assert "ERROR" not in daemon.log()
-
-
-async def _drain(board: Client) -> None:
-    async for _ in board.tail(after=0):
-        pass
+# -- its description --------------------------------------------------------------------------------------------------
 
 
 def test_the_description_is_complete(served: Served) -> None:
@@ -473,3 +268,25 @@ def test_the_description_is_complete(served: Served) -> None:
         for described in methods.values():
             assert {"401", "403"} <= described["responses"].keys(), path
             assert described["security"], path
+
+
+def test_s20_the_description_is_valid_openapi(served: Served) -> None:
+    with served.tcp(served.secret) as http:
+        described = http.get("/openapi.json").json()
+    assert described["openapi"].startswith("3.1")
+    schemathesis.openapi.from_dict(described).validate()
+    assert described["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    for schema in _schemas(described):
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+        ref = schema.get("$ref", "#")
+        assert ref == "#" or ref.rpartition("/")[2] in described["components"]["schemas"], ref
+
+
+def _schemas(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if isinstance(node.get("schema"), dict):
+            yield node["schema"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _schemas(part)

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.daemon.process import DaemonProcess
-from tests.surfaces.test_http import Served
+from tests.surfaces.served import Served
 from tollboard.operations.catalogue import OPERATIONS
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,141 @@
+"""What goes wrong around a daemon: the disk, the directories, a crowd. Nothing is lost, and each fault is said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.process import DaemonProcess
+from tollboard.daemon.client import Client
+from tollboard.errors import AgentDead, StoreUnavailable
+
+pytestmark = pytest.mark.slow
+
+SMALL_DISK_BYTES = 4 * 1024 * 1024
+CROWD = 100
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Path]:
+    """Yield a state directory on a disk of its own."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES},mode=0700", "tmpfs", str(home)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount program")
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()}")
+    yield home
+    subprocess.run(["umount", str(home)], check=True)
+
+
+async def test_a_full_disk_refuses_prompts_and_loses_none(small_disk: Path, tmp_path: Path) -> None:
+    filler = small_disk / "filler"
+    kept: list[str] = []
+    with DaemonProcess(small_disk) as daemon:
+        async with Client.connect(small_disk, start=False) as board:
+            await board.start_session("api", path=tmp_path, backend="echo")
+            kept.append(await board.send("api", "before"))
+            await board.wait(kept)
+            _fill(filler)
+            kept += await _send_until_full(board)
+            await board.status("api")  # what only reads is answered
+            filler.unlink()
+            kept.append(await board.send("api", "after", queue=True))
+            assert {poll.status for poll in (await board.wait(kept, timeout=20)).done} == {"completed"}
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    with DaemonProcess(small_disk):
+        async with Client.connect(small_disk, start=False) as board:
+            entries = (await board.transcript("api", limit=100)).entries
+            assert [entry.ref for entry in entries] == kept
+            assert [entry.seq for entry in entries] == list(range(1, len(kept) + 1))
+
+
+async def _send_until_full(board: Client) -> list[str]:
+    """Return the refs of the prompts that were accepted until one was not."""
+    accepted: list[str] = []
+
+    async def pour() -> None:
+        for _ in range(50):
+            accepted.append(await board.send("api", "x" * 100_000, queue=True))
+
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        await pour()
+    return accepted
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            os.fsync(file.fileno())
+
+
+def test_a_read_only_disk_is_told_to_who_starts_the_daemon(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    daemon = DaemonProcess(small_disk)
+    daemon.start()
+    error = daemon.error()
+    assert error["code"] == "daemon_error"
+    assert f"{str(small_disk)!r} cannot be written" in error["message"]
+
+
+async def test_a_working_directory_that_vanished_over_a_restart_is_said_and_its_prompts_wait(
+    home: Path, tmp_path: Path
+) -> None:
+    gone, there = tmp_path / "gone", tmp_path / "there"
+    gone.mkdir()
+    there.mkdir()
+    with DaemonProcess(home) as killed:
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("api", path=gone, backend="echo", delay=600)
+            await board.start_session("docs", path=there, backend="echo")
+            cut = await board.send("api", "in flight")
+            while (await board.poll("api", cut)).receipt.state != "started":
+                pass
+            queued = await board.send("api", "queued", queue=True)
+        killed.signal(signal.SIGKILL)
+        killed.wait()
+    shutil.rmtree(gone)
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+            with pytest.raises(AgentDead, match=f"'{gone}' does not exist.*resume"):
+                await board.send("api", "another", queue=True)
+            ref = await board.send("docs", "unharmed")
+            assert (await board.wait([ref], timeout=20)).done[0].status == "completed"
+            assert (await board.poll("api", cut)).receipt.outcome == "interrupted"
+            assert (await board.poll("api", queued)).status == "pending"
+            gone.mkdir()
+            await board.resume("api")
+            while (await board.poll("api", queued)).receipt.state != "started":
+                pass
+        assert "ERROR" not in daemon.log()
+
+
+async def test_a_hundred_clients_at_once(home: Path) -> None:
+    async def work(number: int) -> str:
+        async with Client.connect(home, start=False, client=f"c{number}") as board:
+            ref = await board.send("api", f"from {number}", queue=True)
+            report = await board.wait([ref], timeout=60)
+            assert [poll.status for poll in report.done] == ["completed"]
+            return ref
+
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("api", path=home, backend="echo")
+            refs = await asyncio.gather(*(work(number) for number in range(CROWD)))
+            entries = (await board.transcript("api", limit=CROWD)).entries
+            assert {entry.ref for entry in entries} == set(refs)
+            assert {entry.prompt for entry in entries} == {f"from {number}" for number in range(CROWD)}
+            assert [entry.seq for entry in entries] == list(range(1, CROWD + 1))
+        assert "ERROR" not in daemon.log()

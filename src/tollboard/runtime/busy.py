@@ -24,7 +24,7 @@ from tollboard.runtime.fold import EventLogOverflow, Fold
 from tollboard.runtime.request import ASK, TELL, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.runtime.status import PROCESSING, STOPPING
-from tollboard.runtime.turn import COMMIT, DECIDE, OVER, STREAM, Turn
+from tollboard.runtime.turn import CLOSE, COMMIT, DECIDE, OVER, STREAM, Turn
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -253,6 +253,7 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
             if pressure is not None and pressure.congested:
                 await pressure.relieved()
     finally:
+        turn.stage = CLOSE
         # E07, R33: never left to the garbage collector, and closing it ends what the turn started.
         await stream.aclose()
     if isinstance(terminal, ResultEvent):

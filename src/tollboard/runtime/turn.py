@@ -2,7 +2,8 @@
 
 How an interrupt cannot hit the wrong turn: `Turn.end` records the outcome on the turn object, and cancels the task
 only while the task is suspended inside that turn's own stream or `pre_turn`. asyncio delivers such a cancel at exactly
-that suspension point, which lies inside the turn. When the task is running (a callback interrupts itself) the cancel
+that suspension point, which lies inside the turn. A stream that is being closed is left alone (`CLOSE`): its outcome
+is known, and a cancel would cut the cleaning up that ends what the turn started; only the watchdog does that. When the task is running (a callback interrupts itself) the cancel
 is posted for the next time it suspends, and dropped if the turn has left its stream by then (E06, R14). Once the
 outcome is known only an awaitable callback may be cancelled (`in_callback`): anything else the busy period waits for
 then (a slot, a commit) is its own, and a cancel there would be taken for one from outside.
@@ -32,11 +33,12 @@ class Stage(IntEnum):
     PRE_TURN = 0
     COMMIT = 1
     STREAM = 2
-    DECIDE = 3
-    OVER = 4
+    CLOSE = 3
+    DECIDE = 4
+    OVER = 5
 
 
-PRE_TURN, COMMIT, STREAM, DECIDE, OVER = Stage
+PRE_TURN, COMMIT, STREAM, CLOSE, DECIDE, OVER = Stage
 
 
 class Turn:
@@ -93,12 +95,12 @@ class Turn:
     @property
     def over(self) -> bool:
         """Whether the backend has nothing more to say in this turn."""
-        return self.stage >= DECIDE or self.ending is not None
+        return self.stage >= CLOSE or self.ending is not None
 
     def end(self, outcome: Failed) -> bool:
         """End the turn with this outcome unless its outcome is known already; return whether it did."""
-        if self.stage >= DECIDE:
-            if self.stage is DECIDE and self.ending is None and self.machine.hooks.handle_error:
+        if self.stage >= CLOSE:
+            if self.stage < OVER and self.ending is None and self.machine.hooks.handle_error:
                 self.no_retry = True
             return False
         if self.ending is None:
@@ -108,7 +110,7 @@ class Turn:
 
     def stop(self) -> None:
         """End the turn because its agent stops: also out of a callback that is still deciding."""
-        if self.stage < DECIDE:
+        if self.stage < CLOSE:
             self.end(Failed(Reason.STOPPED))
         elif self.in_callback:
             self._cancel()
@@ -165,8 +167,9 @@ class Turn:
             if options.silence_s is not None:
                 delay = min(delay, options.silence_s)
             self.machine.watch(delay)
-        elif self.stage < DECIDE:
-            self.end(Failed(Reason.TIMEOUT, why))
+        elif self.stage < DECIDE and self.ending is None:
+            self.ending = Failed(Reason.TIMEOUT, why)
+            self._cancel()
         elif self.in_callback:
             self.callback_expired = True
             self._cancel()

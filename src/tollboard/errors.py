@@ -324,11 +324,14 @@ class Crash(TollboardError):
 
 
 def by_code() -> dict[str, type[TollboardError]]:
-    """Return every error class by its code; the client rebuilds errors from it."""
+    """Return every error class by its code; the client rebuilds errors from it.
+
+    A class without a code of its own is known by its parent's, so the parent is what the code stands for.
+    """
     found: dict[str, type[TollboardError]] = {}
     todo: list[type[TollboardError]] = [TollboardError]
     while todo:
         cls = todo.pop()
-        found[cls.code] = cls
+        found.setdefault(cls.code, cls)
         todo.extend(cls.__subclasses__())
     return found

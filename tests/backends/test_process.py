@@ -17,6 +17,11 @@ from tollboard.backends._process import end_processes, find_processes, identify,
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES
 
+EXECS_FOR_EVER = """
+import os, sys
+print("up", flush=True)
+os.execv("/bin/sh", ["sh", "-c", 'exec sh -c "$0" "$0"', 'exec sh -c "$0" "$0"'])
+"""
 # A tool as agent programs start it: in a session of its own, here left behind by a parent that has ended.
 MOVED_AWAY = "setsid sleep 3600 & echo $!"
 STUBBORN = """
@@ -72,6 +77,16 @@ async def test_an_orphan_is_found_by_its_marker(started: list[subprocess.Popen[s
     assert report.killed == (int(moved),)
     assert gone(int(moved))
     assert await end_processes(marker=("TB_MARK", value)) == NO_PROCESSES
+
+
+async def test_a_process_in_the_middle_of_an_exec_is_not_overlooked(
+    started: list[subprocess.Popen[str]],
+) -> None:
+    value = new_ref()
+    root, line = start(started, sys.executable, "-c", EXECS_FOR_EVER, TB_MARK=value)
+    assert line == "up"
+    for _ in range(20):
+        assert [p.pid for p in await find_processes(marker=("TB_MARK", value))] == [root.pid]
 
 
 async def test_what_ignores_a_polite_request_is_killed(started: list[subprocess.Popen[str]]) -> None:

@@ -26,6 +26,7 @@ Marker = tuple[str, str]
 
 TERM_WAIT_S = 3.0
 KILL_WAIT_S = 5.0
+EXEC_WAIT_S, EXEC_LOOKS = 0.005, 3
 
 
 def identify(pid: int) -> psutil.Process | None:
@@ -84,9 +85,8 @@ def _find(roots: Iterable[psutil.Process], matches: Matches | None) -> list[psut
     found = {process for root in roots for process in _family(root)}
     if matches is not None:
         # The marker first, then descent again: a marked process may have cleaned its child's environment.
-        for process in psutil.process_iter():
-            if process not in found and _carries(process, matches):
-                found |= set(_family(process))
+        for process in _marked(psutil.process_iter(), matches):
+            found |= set(_family(process))
     return [process for process in found if process.pid != os.getpid()]
 
 
@@ -98,11 +98,42 @@ def _family(root: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _carries(process: psutil.Process, matches: Matches) -> bool:
+def _marked(processes: Iterable[psutil.Process], matches: Matches) -> list[psutil.Process]:
+    """Return the processes whose environment matches, looking again at those that show none.
+
+    In the middle of an exec a process has no environment for a moment, and would be overlooked for good.
+    """
+    found, blank = _look(processes, matches)
+    for _ in range(EXEC_LOOKS):
+        if not blank:
+            break
+        time.sleep(EXEC_WAIT_S)
+        late, blank = _look(blank, matches)
+        found += late
+    return found
+
+
+def _look(
+    processes: Iterable[psutil.Process], matches: Matches
+) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """Return the processes whose environment matches, and those that have none just now."""
+    found, blank = [], []
+    for process in processes:
+        env = _environment(process)
+        if env:
+            if matches(env):
+                found.append(process)
+        elif env is not None:
+            blank.append(process)
+    return found, blank
+
+
+def _environment(process: psutil.Process) -> dict[str, str] | None:
+    """Return the environment, `None` where it cannot be read: another user's process, a zombie, or gone."""
     try:
-        return matches(process.environ())
+        return process.environ()
     except (psutil.Error, OSError):
-        return False  # another user's process, a zombie, or gone: not one that we started
+        return None
 
 
 def _end(

@@ -3,10 +3,11 @@
 How an interrupt cannot hit the wrong turn: `Turn.end` records the outcome on the turn object, and cancels the task
 only while the task is suspended inside that turn's own stream or `pre_turn`. asyncio delivers such a cancel at exactly
 that suspension point, which lies inside the turn. A stream that is being closed is left alone (`CLOSE`): its outcome
-is known, and a cancel would cut the cleaning up that ends what the turn started; only the watchdog does that. When the task is running (a callback interrupts itself) the cancel
-is posted for the next time it suspends, and dropped if the turn has left its stream by then (E06, R14). Once the
-outcome is known only an awaitable callback may be cancelled (`in_callback`): anything else the busy period waits for
-then (a slot, a commit) is its own, and a cancel there would be taken for one from outside.
+is known, and a cancel would cut the cleaning up that ends what the turn started; only the watchdog does that. When the
+task is running (a callback interrupts itself) the cancel is posted for the next time it suspends, and dropped if the
+turn has left its stream by then (E06, R14). Once the outcome is known only an awaitable callback may be cancelled
+(`in_callback`): anything else the busy period waits for then (a slot, a commit) is its own, and a cancel there would
+be taken for one from outside.
 """
 
 from __future__ import annotations

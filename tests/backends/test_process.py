@@ -72,6 +72,7 @@ async def test_a_command_in_a_session_of_its_own_is_found_by_descent(
 async def test_an_orphan_is_found_by_its_marker(started: list[subprocess.Popen[str]]) -> None:
     value = new_ref()
     _, moved = start(started, "bash", "-c", MOVED_AWAY, TB_MARK=value)
+    assert started[0].wait() == 0
     assert [p.pid for p in await find_processes(marker=("TB_MARK", value))] == [int(moved)]
     report = await end_processes(marker=("TB_MARK", value))
     assert report.killed == (int(moved),)
@@ -124,6 +125,7 @@ async def test_reaping_by_a_predicate_over_the_value(started: list[subprocess.Po
     mine, other = new_ref(), new_ref()
     _, first = start(started, "bash", "-c", MOVED_AWAY, TB_MARK=f"{mine}:a")
     _, second = start(started, "bash", "-c", MOVED_AWAY, TB_MARK=f"{mine}:b")
+    assert [process.wait() for process in started] == [0, 0]
     spared, _ = start(started, "bash", "-c", "echo up; read", TB_MARK=f"{other}:a")
     report = await reap("TB_MARK", lambda value: value.startswith(f"{mine}:"))
     assert report.killed == tuple(sorted((int(first), int(second))))

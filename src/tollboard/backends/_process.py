@@ -107,7 +107,7 @@ def _marked(processes: Iterable[psutil.Process], matches: Matches) -> list[psuti
     for _ in range(EXEC_LOOKS):
         if not blank:
             break
-        time.sleep(EXEC_WAIT_S)
+        wait_gone(blank, EXEC_WAIT_S)
         late, blank = _look(blank, matches)
         found += late
     return found

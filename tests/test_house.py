@@ -25,6 +25,7 @@ BROAD_EXCEPT_ALLOWED = {
     "runtime/telemetry.py",  # attached handlers
     "runtime/supervisor.py",  # the last net under an agent
     "fleet/recovery.py",  # a backend that cannot bring one session back must not keep the others down
+    "fleet/pools/recovery.py",  # nor one pool
     "store/writer.py",  # one bad statement must not stop the thread
 }
 

@@ -11,6 +11,7 @@ from tollboard.errors import InvalidName
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _RAND_BITS = 62
 _VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
 _COUNTER_MAX = 0xFFF
@@ -65,3 +66,8 @@ def check_name(name: str) -> str:
         shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
         raise InvalidName(f"{shown} is not a name: use 1 to 64 letters, digits, '.', '_' or '-'")
     return name
+
+
+def looks_like_id(name: str) -> bool:
+    """Return whether a name could be taken for an id: wherever a name is taken, an id is too."""
+    return _ID.match(name) is not None

@@ -17,11 +17,13 @@ from tollboard.errors import (
     WireError,
 )
 from tollboard.fleet.board import Board
+from tollboard.fleet.pools.board import PoolBoard
 from tollboard.operations.access import Capability
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
 from tollboard.operations.wire import parse_arguments, status_of
 
 VERBS = {name: verb for name, verb in vars(Board).items() if inspect.iscoroutinefunction(verb)}
+VERBS |= {f"pool_{name}": verb for name, verb in vars(PoolBoard).items() if inspect.iscoroutinefunction(verb)}
 
 operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
@@ -87,10 +89,10 @@ def test_s27_what_each_capability_allows() -> None:
         by_capability[operation.needs].add(operation.name)
         assert operation.mutates == (operation.needs is not Capability.READ)
     assert by_capability[Capability.APPROVE] == {"decide"}
-    assert by_capability[Capability.ADMIN] == {"delete_session"}
+    assert by_capability[Capability.ADMIN] == {"delete_session", "pool_delete"}
     assert by_capability[Capability.READ] == {
         "list_sessions", "status", "backends", "poll", "wait", "inbox", "transcript", "summary_get",
-        "summary_versions", "events", "approvals",
+        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_wait", "pool_results", "pool_task",
     }  # fmt: skip
 
 
@@ -131,6 +133,17 @@ for _ in range(70):
         ("events", {"after": 2**63}, WireError),
         ("events", {"after": 1.5}, WireError),
         ("send", {"name": "a"}, WireError),
+        (
+            "pool_start",
+            {"name": "a", "size": 1, "path": "/", "backend": "echo", "options": {"size": 2}},
+            InvalidOption,
+        ),
+        ("pool_start", {"name": "a", "size": "4", "path": "/", "backend": "echo"}, WireError),
+        ("pool_start", {"name": "a", "size": {"x": True}, "path": "/", "backend": "echo"}, WireError),
+        ("pool_submit", {"name": "a", "tasks": "x"}, WireError),
+        ("pool_submit", {"name": "a", "tasks": [{"prompt": "x"}] * 1_001}, WireError),
+        ("pool_submit", {"name": "a", "tasks": [{"prompt": "x", "colour": "green"}]}, WireError),
+        ("pool_results", {"name": "a", "after": -2}, WireError),
     ],
 )
 def test_s20_bad_arguments_get_a_clear_error(

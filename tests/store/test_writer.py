@@ -260,6 +260,7 @@ async def test_a_stale_owner_can_never_write_again(store: Store, path: Path) -> 
     made, journal = await started_session(store)
     begun = request()
     begin(journal, begun)
+    await store.flush()
     newer = await Store.open(path, take_over=True)
     assert newer.epoch > store.epoch
     late = journal.finished(begun, completed(), 1.0)

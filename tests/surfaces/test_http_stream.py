@@ -164,7 +164,7 @@ async def test_s10_a_silent_feed_says_now_and_then_that_it_is_there(monkeypatch:
         yield FeedItem(1, 0.0, None, None, "never", {})
 
     monkeypatch.setattr(http_surface, "HEARTBEAT_S", 0.001)
-    door = Door(None, "", frozenset(), shutdown=lambda: None, health=lambda: None)  # type: ignore[arg-type, return-value]
+    door = Door(None, None, "", frozenset(), shutdown=lambda: None, health=lambda: None)  # type: ignore[arg-type, return-value]
     before = asyncio.all_tasks()
     async with contextlib.aclosing(http_surface._sse(nothing(), door)) as feed:  # type: ignore[type-var]
         assert [await anext(feed) for _ in range(4)] == [b": following\n\n", *[b": waiting\n\n"] * 3]

@@ -34,9 +34,10 @@ from tollboard.daemon.single import (
     wait_for_exit,
 )
 from tollboard.errors import DaemonError, StoreError, StoreUnavailable, TollboardError
+from tollboard.fleet.pools.pools import Pools
 from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
-from tollboard.fleet.switchboard import Switchboard
+from tollboard.fleet.switchboard import LedgerPressure, Switchboard
 from tollboard.operations.wire import DaemonHealth, error_answer
 from tollboard.store.retention import Retention
 from tollboard.store.store import Store
@@ -109,8 +110,16 @@ class _Daemon:
             await _reap_orphans(home_id)
             store = await self._open_store()
             try:
-                board = await Switchboard.open(store, backends=backends, settings=self._settings(home_id))
-                await self._serve(board, secret, sockets, hosts)
+                settings = self._settings(home_id)
+                board = await Switchboard.open(store, backends=backends, settings=settings)
+                try:
+                    pools = await Pools.open(
+                        store.pools, backends=backends, settings=settings, pressure=LedgerPressure(store)
+                    )
+                except BaseException:
+                    await self._close(board, None)
+                    raise
+                await self._serve(board, pools, secret, sockets, hosts)
             finally:
                 await _close_store(store)
         finally:
@@ -167,9 +176,14 @@ class _Daemon:
         )  # fmt: skip
 
     async def _serve(
-        self, board: Switchboard, secret: str, sockets: list[socket.socket], hosts: frozenset[str]
+        self,
+        board: Switchboard,
+        pools: Pools,
+        secret: str,
+        sockets: list[socket.socket],
+        hosts: frozenset[str],
     ) -> None:
-        door = Door(board, secret, hosts, shutdown=self._stopping.set, health=self._health)
+        door = Door(board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health)
         server = _Server(
             uvicorn.Config(
                 make_app(door), log_config=None, lifespan="off", ws="none", access_log=False, server_header=False,
@@ -191,14 +205,18 @@ class _Daemon:
             logger.info("shutting down")
             watching.cancel()
             # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
-            await self._close(board)
+            await self._close(board, pools)
             door.closing.set()
             server.should_exit = True
             await asyncio.wait({serving}, timeout=SERVER_END_S)
 
-    async def _close(self, board: Switchboard) -> None:
+    async def _close(self, board: Switchboard, pools: Pools | None) -> None:
+        grace_s = self._config.grace_s if self._owner.still_ours() else 0.0
+        closing = None if pools is None else asyncio.create_task(pools.close(grace_s=grace_s))
         try:
-            late = await board.close(grace_s=self._config.grace_s if self._owner.still_ours() else 0.0)
+            late = await board.close(grace_s=grace_s)
+            if closing is not None:
+                await closing
         except StoreError as exc:
             logger.error("the end could not be written: %s", exc)
         else:

@@ -3,7 +3,8 @@
     async with Client.connect() as board:
         ref = await board.send("api", "what files are here?")
 
-One client is one person or program: `surface` and `client` are recorded with what it does.
+`board.pools` has the verbs of pools. One client is one person or program: `surface` and `client` are recorded with
+what it does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from tollboard.daemon.config import StateDirectory, state_directory
 from tollboard.daemon.connection import END_TIMEOUT_S, Connection
+from tollboard.daemon.pool_client import PoolClient
 from tollboard.errors import DaemonError, DaemonUnreachable, Denied, Invalid, WireError
 from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PROMPT_BYTES
 from tollboard.fleet.records import (
@@ -71,6 +73,7 @@ class Client:
     def __init__(self, home: StateDirectory, surface: str, client: str, token: str | None) -> None:
         self.home = home
         self._connection = Connection(home, _headers(surface, client, token))
+        self.pools = PoolClient(self._call)
 
     @classmethod
     def connect(

@@ -18,7 +18,6 @@ import contextlib
 import copy
 import logging
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -59,7 +58,7 @@ from tollboard.fleet.roster import BackendDirectory, Roster
 from tollboard.fleet.session_agent import status_of
 from tollboard.fleet.settings import FleetSettings, refuse_secrets
 from tollboard.fleet.tail import Tail
-from tollboard.ids import check_name, new_ref
+from tollboard.ids import check_name, looks_like_id, new_ref
 from tollboard.runtime.approval import Decision
 from tollboard.runtime.options import split_options
 from tollboard.runtime.runtime import Runtime
@@ -74,8 +73,6 @@ STOP_S = 10.0
 OURS = ("cwd", "env_marker", "answered")
 """Options that every backend gets from the fleet itself."""
 LOCAL = Caller()
-
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
 class Switchboard:
@@ -104,7 +101,7 @@ class Switchboard:
         clock: Clock | None = None,
     ) -> Switchboard:  # fmt: skip
         """Bring the fleet back as the ledger remembers it (S12) and return its switchboard."""
-        runtime = Runtime(clock=clock, pressure=_LedgerPressure(ledger))
+        runtime = Runtime(clock=clock, pressure=LedgerPressure(ledger))
         board = cls(ledger, runtime, backends, settings or FleetSettings())
         try:
             await board._tail.open(runtime.telemetry)
@@ -187,7 +184,7 @@ class Switchboard:
         """See `Board.start_session`."""
         self._open()
         check_name(name)
-        if _ID.match(name):
+        if looks_like_id(name):
             raise InvalidName(f"{name!r} looks like the id of a session; choose another name")
         self.settings.check_backend(backend)
         self._roster.backend(backend)
@@ -367,8 +364,8 @@ class _State:
         self.closed = asyncio.Event()
 
 
-class _LedgerPressure:
-    """Lets turns wait for the ledger rather than flood it."""
+class LedgerPressure:
+    """Lets turns wait for the ledger rather than flood it. For every runtime whose turns are written down."""
 
     __slots__ = ("_ledger",)
 

@@ -1,7 +1,7 @@
 """What each operation takes, as JSON. Types and sizes are checked here; what a value means is the board's to judge.
 
 So that a client gets the same error as a caller in the same process, a limit that the board checks itself is only
-described here (`_described`), for the schema. What the board need not know is refused here: unknown arguments,
+described here (`described`), for the schema. What the board need not know is refused here: unknown arguments,
 conversions that would hide a mistake, text that is not Unicode, sizes that nobody means.
 """
 
@@ -34,7 +34,8 @@ _MAX_NUMBER = 2**62
 _TAKEN = frozenset({"self", "name", "path", "backend"})
 
 
-def _described(**schema: Any) -> Any:
+def described(**schema: Any) -> Any:
+    """Return a field with a limit that the board checks itself: it is only shown in the schema."""
     return Field(json_schema_extra=schema)
 
 
@@ -47,7 +48,8 @@ def _is_word(text: str) -> bool:
     return len(text) <= MAX_WORD and is_unicode(text)
 
 
-def _name(text: str) -> str:
+def check_word(text: str) -> str:
+    """Return a name that may be looked up. Raises InvalidName for what can be none."""
     return text if _is_word(text) else check_name(text)
 
 
@@ -60,7 +62,8 @@ def _names(cls: type[TollboardError], what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _path(text: str) -> str:
+def check_path(text: str) -> str:
+    """Return a path that is not too long to be looked at. Raises InvalidPath."""
     if len(text) > MAX_PATH:
         raise InvalidPath(f"the path {text[:60]!r}… has {len(text):,} characters, {MAX_PATH:,} are allowed")
     return text
@@ -92,20 +95,20 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Name = Annotated[
-    str, AfterValidator(_name), _described(pattern=NAME_PATTERN), Field(description="A session's name, or its id.")
+    str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="A session's name, or its id.")
 ]  # fmt: skip
 Ref = Annotated[
-    str, _names(RequestNotFound, "the ref of a request"), _described(maxLength=MAX_WORD),
+    str, _names(RequestNotFound, "the ref of a request"), described(maxLength=MAX_WORD),
     Field(description="What `send` returned."),
 ]  # fmt: skip
-ApprovalId = Annotated[str, _names(ApprovalNotFound, "the id of an approval"), _described(maxLength=MAX_WORD)]
+ApprovalId = Annotated[str, _names(ApprovalNotFound, "the id of an approval"), described(maxLength=MAX_WORD)]
 Reader = Annotated[
-    str, AfterValidator(_name), _described(pattern=NAME_PATTERN), Field(description="Who reads.")
+    str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="Who reads.")
 ]
 Kinds = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=MAX_KINDS)]
 Names = Annotated[list[Name], Field(max_length=MAX_LIST)]
-Seconds = Annotated[float, _described(minimum=0, maximum=MAX_WAIT_S)]
-PromptText = Annotated[str, _described(minLength=1, maxLength=MAX_PROMPT_BYTES)]
+Seconds = Annotated[float, described(minimum=0, maximum=MAX_WAIT_S)]
+PromptText = Annotated[str, described(minLength=1, maxLength=MAX_PROMPT_BYTES)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json)]
 FeedNumber = Annotated[int, Field(ge=0, lt=_MAX_NUMBER)]
 Version = Annotated[int, Field(ge=0, lt=_MAX_NUMBER)]
@@ -124,8 +127,8 @@ class NoArguments(Arguments):
 class Start(Arguments):
     """See `Board.start_session`."""
 
-    name: Annotated[str, AfterValidator(_name), _described(pattern=NAME_PATTERN)]
-    path: Annotated[str, AfterValidator(_path), _described(minLength=1, maxLength=MAX_PATH)]
+    name: Annotated[str, AfterValidator(check_word), described(pattern=NAME_PATTERN)]
+    path: Annotated[str, AfterValidator(check_path), described(minLength=1, maxLength=MAX_PATH)]
     backend: Annotated[str, Field(max_length=MAX_WORD)] = DEFAULT_BACKEND
     options: Annotated[JsonObject, AfterValidator(_options)] = Field(
         default_factory=dict, description="The backend's own options and the runtime's."
@@ -155,7 +158,7 @@ class Send(OfSession):
 
     prompt: PromptText
     queue: bool = False
-    key: Annotated[str, _described(minLength=1, maxLength=200)] | None = None
+    key: Annotated[str, described(minLength=1, maxLength=200)] | None = None
 
 
 class OfRequest(OfSession):
@@ -167,7 +170,7 @@ class OfRequest(OfSession):
 class Wait(Arguments):
     """See `Board.wait`."""
 
-    refs: Annotated[list[Ref], _described(minItems=1, maxItems=MAX_LIST)]
+    refs: Annotated[list[Ref], described(minItems=1, maxItems=MAX_LIST)]
     timeout: Seconds | None = None
     mode: Literal["all", "any"] = "all"
 
@@ -186,21 +189,21 @@ class InboxArguments(Arguments):
     ack: bool = False
     reader: Reader = DEFAULT_READER
     wait: Seconds | None = None
-    limit: Annotated[int, _described(minimum=1, maximum=MAX_PAGE)] = 100
+    limit: Annotated[int, described(minimum=1, maximum=MAX_PAGE)] = 100
 
 
 class Ack(OfSession):
     """See `Board.ack`."""
 
-    seq: Annotated[int, _described(minimum=0)]
+    seq: Annotated[int, described(minimum=0)]
     reader: Reader = DEFAULT_READER
 
 
 class TranscriptArguments(OfSession):
     """See `Board.transcript`."""
 
-    limit: Annotated[int, _described(minimum=0, maximum=1_000_000)] | None = None
-    before: Annotated[int, _described(minimum=1)] | None = None
+    limit: Annotated[int, described(minimum=0, maximum=1_000_000)] | None = None
+    before: Annotated[int, described(minimum=1)] | None = None
 
 
 class SummaryGet(OfSession):
@@ -212,7 +215,7 @@ class SummaryGet(OfSession):
 class SummaryUpdate(OfSession):
     """See `Board.summary_update`."""
 
-    text: Annotated[str, _described(maxLength=MAX_SUMMARY_BYTES)]
+    text: Annotated[str, described(maxLength=MAX_SUMMARY_BYTES)]
 
 
 class Events(Arguments):
@@ -222,7 +225,7 @@ class Events(Arguments):
     kinds: Kinds = Field(default_factory=list)
     ref: Ref | None = None
     after: FeedNumber = 0
-    limit: Annotated[int, _described(minimum=1, maximum=MAX_FEED_PAGE)] = MAX_FEED_PAGE
+    limit: Annotated[int, described(minimum=1, maximum=MAX_FEED_PAGE)] = MAX_FEED_PAGE
 
 
 class Follow(BaseModel):

@@ -81,6 +81,8 @@ class Crew:
         self.scaler: Autoscaler | None = None
         self.problem: str | None = None
         self.closing = False
+        self.paused = False
+        """No task begins any more; what waits is left where it is."""
         self.muted = False
         """The process is going down: what has not ended is left to the journal."""
         self._start_worker = start_worker
@@ -137,7 +139,7 @@ class Crew:
     def feed(self, worker: Worker) -> None:
         """Give a free worker its next task, or make it idle."""
         machine = worker.machine
-        if worker.out or machine.halted or machine.draining:
+        if worker.out or self.paused or machine.halted or machine.draining:
             self._not_free(worker)
             return
         task = self.unassigned.popleft() if self.unassigned else self.strategy.take(worker)

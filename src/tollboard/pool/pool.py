@@ -10,12 +10,12 @@ async with Pool.start(3, role="trivia expert", backend=EchoBackend()) as pool:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
-from tollboard.errors import InvalidOption, NotCancellable, RequestNotFound, TimedOut
+from tollboard.errors import InvalidOption, InvalidPrompt, NotCancellable, RequestNotFound, TimedOut
 from tollboard.pool.crew import all_workers
 from tollboard.pool.desk import Commits, TaskDesk
 from tollboard.pool.dispatch import Strategy
@@ -36,6 +36,7 @@ from tollboard.pool.worker import PoolWorker
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.runtime import Runtime
+from tollboard.runtime.status import Phase
 
 COMMITS_PER_WAIT = 1_000
 _NO_JOURNAL = NullPoolJournal()
@@ -120,8 +121,21 @@ class Pool:
         """
         await self._end(muted=False)
 
-    async def suspend(self) -> None:
-        """End all workers and leave what has not ended to the journal: the process goes down and will be back."""
+    async def suspend(self, *, grace_s: float = 0.0) -> None:
+        """End all workers and leave what has not ended to the journal: the process goes down and will be back.
+
+        No task begins any more; those in flight get `grace_s` seconds to end.
+        """
+        self._desk.closed = True
+        machines = [worker.machine for worker in all_workers(self._desk.crews.values())]
+        for crew in self._desk.crews.values():
+            crew.paused = True
+        for machine in machines:
+            if machine.phase in (Phase.IDLE, Phase.PROCESSING):
+                machine.suspend()
+        busy = [m.rested for m in machines if m.rested is not None and not m.rested.done()]
+        if busy and grace_s > 0:
+            _ = await asyncio.wait(busy, timeout=grace_s)
         await self._end(muted=True)
 
     async def _end(self, *, muted: bool) -> None:
@@ -212,6 +226,41 @@ class Pool:
             if commits:
                 await desk.committed(commits)
         return Submissions(accepted)
+
+    async def submit_some(self, tasks: Sequence[str | Task], *, timeout: float = 0.0) -> Submissions:
+        """Accept as many of the tasks as there is room for now, in order, and return those, durable as in `submit`.
+
+        All are looked at first: one that can never be taken is raised before any is accepted. Waits up to `timeout`
+        seconds for room for the first; raises Overloaded or RateLimited when not even that one got in.
+        """
+        desk = self._desk
+        news = [_named_task(desk, given, at) for at, given in enumerate(tasks)]
+        accepted: list[PoolTask] = []
+        commits: Commits = []
+        try:
+            for new in news:
+                if desk.admission.try_enter(new.size):
+                    commit = desk.accept(new)
+                elif accepted:
+                    break
+                else:
+                    commit = await self._admit_within(new, timeout)
+                if commit is not None:
+                    commits.append((new, commit))
+                accepted.append(new)
+        finally:
+            if commits:
+                await desk.committed(commits)
+        return Submissions(accepted)
+
+    async def _admit_within(self, task: PoolTask, timeout: float) -> Awaitable[None] | None:
+        if timeout <= 0:
+            return self._desk.admit_now(task)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._desk.admit(task)
+        except TimeoutError:
+            raise self._desk.admission.refusal(task.size) from None
 
     async def map(
         self,
@@ -347,3 +396,11 @@ class Pool:
     def workers(self) -> tuple[str, ...]:
         """Return the names of the living workers, in the order of their places."""
         return tuple(worker.name for worker in all_workers(self._desk.crews.values()))
+
+
+def _named_task(desk: TaskDesk, given: str | Task, at: int) -> PoolTask:
+    """Return the task; what is wrong with it is raised with its place in the list."""
+    try:
+        return desk.new_task(given, None, None)
+    except (InvalidPrompt, InvalidOption) as exc:
+        raise type(exc)(f"tasks[{at}]: {exc}") from None

@@ -34,6 +34,11 @@ _TAKEN: Sequence[tuple[str, type[TollboardError], str]] = (
         "a session of that name exists and is not stopped; stop it or choose another name",
     ),
     (
+        "pools.name",
+        AgentExists,
+        "a pool of that name exists and is not stopped; stop it or choose another name",
+    ),
+    (
         "requests.key",
         KeyReused,
         "the idempotency key is in use; ask for the request that was accepted with it",
@@ -73,7 +78,9 @@ def translate(error: BaseException, path: str) -> TollboardError:
             if column in str(error):
                 return cls(message)
         if "FOREIGN KEY" in str(error):
-            return StoreError("the session is not in the database; it may have been deleted meanwhile")
+            return StoreError(
+                "its session or pool is not in the database; it may have been deleted meanwhile"
+            )
     # Only the class and SQLite's own words: parameters may hold prompts (R49).
     text = str(error) if isinstance(error, sqlite3.Error | OSError) else "the statement could not be run"
     return StoreError(f"the database refused a statement: {type(error).__name__}: {text}")

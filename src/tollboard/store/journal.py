@@ -167,13 +167,13 @@ def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
     """Return status, reason, detail, duration, usage and text as the columns want them."""
     if isinstance(outcome, Completed):
         response = outcome.response
-        return (TurnStatus.OK.value, None, None, duration_s, *_usage_values(response.usage), response.text)
+        return (TurnStatus.OK.value, None, None, duration_s, *usage_values(response.usage), response.text)
     interrupted = outcome.reason is Reason.INTERRUPTED
     status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
-    return (status.value, outcome.reason.value, outcome.detail, duration_s, *_usage_values(None), None)
+    return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage_values(None), None)
 
 
-def _usage_values(usage: Usage | None) -> tuple[object, ...]:
+def usage_values(usage: Usage | None) -> tuple[object, ...]:
     """Return the usage columns. A provider's odd value counts as not reported: it must not cost the whole turn."""
     if usage is None:
         return (None, None, None, None, None)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tollboard.clock import Clock, Timer
 
-if TYPE_CHECKING:
-    from tollboard.store.journal import Finish
-
 _FIRST_S = 1.0
 _LONGEST_S = 30.0
+
+
+class Finish(Protocol):
+    """An outcome on its way; `tries` counts how often it was tried."""
+
+    tries: int
+
+    def again(self) -> None:
+        """Try once more."""
 
 
 class Retries:

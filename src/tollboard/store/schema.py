@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 """Every schema version this program knows, oldest first."""
 HEAD = VERSIONS[-1]
 
@@ -142,3 +142,49 @@ cursors = Table(
     Index("cursors_session", "session_id"),
     sqlite_strict=True,
 )
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("created_at", REAL, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("stopped_at", REAL),
+    Column("problem", Text),
+    Index("pools_name_taken", "name", unique=True, sqlite_where=text("life != 'stopped'")),
+    sqlite_strict=True,
+)
+
+pool_tasks = Table(
+    "pool_tasks",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("ref", Text, nullable=False),
+    Column("pool_id", Text, ForeignKey("pools.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("hint_s", REAL),
+    Column("prompt", Text, nullable=False),
+    Column("submitted_at", REAL, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", Text),
+    Column("started_at", REAL),
+    Column("ended_at", REAL),
+    Column("status", Text),
+    Column("reason", Text),
+    Column("error", Text),
+    Column("duration_s", REAL),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cache_read_tokens", Integer),
+    Column("cache_creation_tokens", Integer),
+    Column("cost_usd", REAL),
+    Column("text", Text),
+    Index("pool_tasks_ref", "ref", unique=True),
+    Index("pool_tasks_position", "pool_id", "position", unique=True),
+    sqlite_strict=True,
+)
+"""Every accepted task of a pool. `position` counts a pool's submissions from 0."""

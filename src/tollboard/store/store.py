@@ -29,6 +29,7 @@ from tollboard.store import queries, rows
 from tollboard.store.feed import FeedWrite
 from tollboard.store.journal import StoreJournal
 from tollboard.store.opening import Owner, Place, prepare
+from tollboard.store.pools import StorePools
 from tollboard.store.queries import Query
 from tollboard.store.reader import Reader
 from tollboard.store.retention import Pruner, Retention
@@ -53,6 +54,7 @@ class Store:
             str(place.path), place.connect, epoch=owner.epoch, pruner=Pruner(retention, clock.time)
         )
         self._reader = Reader(str(place.path), place.reader)
+        self.pools = StorePools(self._writer, self._reader, self._retries, clock)
 
     @classmethod
     async def open(

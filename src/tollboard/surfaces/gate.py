@@ -16,9 +16,11 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from tollboard.errors import Denied, TollboardError, WireError
+from tollboard.fleet.pools.pools import Pools
 from tollboard.fleet.records import Caller
 from tollboard.fleet.switchboard import Switchboard
 from tollboard.operations.access import ALL, Access, plain, read_token
+from tollboard.operations.boards import Boards
 from tollboard.operations.wire import DaemonHealth, error_answer, status_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -42,12 +44,17 @@ class Door:
     """What the app needs to know of its daemon."""
 
     board: Switchboard
+    pools: Pools
     secret: str
     hosts: frozenset[str]
     """Allowed Host headers on TCP, with their port."""
     shutdown: Callable[[], None]
     health: Callable[[], DaemonHealth]
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def boards(self, caller: Caller) -> Boards:
+        """Return what the operations of this caller run on."""
+        return Boards(self.board.on_behalf_of(caller), self.pools.on_behalf_of(caller))
 
 
 class Gate:

@@ -1,0 +1,132 @@
+"""The verbs of pools over the daemon's socket: `client.pools`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+from tollboard.errors import Overloaded, RateLimited
+from tollboard.fleet.pools.board import (
+    DEFAULT_MAX_QUEUED,
+    DEFAULT_STRATEGY,
+    MAX_RESULTS_PAGE,
+    MAX_TASKS,
+    Size,
+)
+from tollboard.fleet.pools.records import PoolDeleted, PoolView, ResultsPage, Submitted, TaskRecord
+from tollboard.pool.records import Task
+
+Call = Callable[..., Awaitable[Any]]
+MAX_BATCH_BYTES = 1024 * 1024
+"""Prompt text of one request; a longer submission is sent in several."""
+POOL_QUEUE = "pool"
+"""What Overloaded names when it is the pool that is full, and not the store."""
+ROOM_S = 30.0
+"""How long one request waits for room before it is asked again: a daemon must be able to end meanwhile."""
+
+
+class PoolClient:
+    """Implements `PoolBoard` against a daemon."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def start(
+        self, name: str, size: Size, *, path: str | os.PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolView:  # fmt: skip
+        """See `PoolBoard.start`. A relative path is this process's, not the daemon's."""
+        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        view = await self._call(
+            "pool_start", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
+            rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,
+            options=options,
+        )  # fmt: skip
+        return cast("PoolView", view)
+
+    async def list(self, *, all: bool = False) -> tuple[PoolView, ...]:
+        """See `PoolBoard.list`."""
+        return cast("tuple[PoolView, ...]", await self._call("pool_list", all=all))
+
+    async def status(self, name: str) -> PoolView:
+        """See `PoolBoard.status`."""
+        return cast("PoolView", await self._call("pool_status", name=name))
+
+    async def submit(
+        self, name: str, tasks: str | Task | Sequence[str | Task], *, timeout: float | None = None
+    ) -> tuple[Submitted, ...]:
+        """See `PoolBoard.submit`. Without a timeout any number of tasks may be given; they go in several requests."""
+        listed = [tasks] if isinstance(tasks, str | Task) else [*tasks]
+        if timeout is not None:
+            return await self._submit(name, listed, timeout)
+        done: tuple[Submitted, ...] = ()
+        while True:
+            try:
+                done += await self._submit(name, _batch(listed, len(done)), ROOM_S)
+            except RateLimited:
+                continue
+            except Overloaded as exc:
+                if exc.queue != POOL_QUEUE:
+                    raise
+            if len(done) >= len(listed):
+                return done
+
+    async def _submit(self, name: str, tasks: Sequence[str | Task], timeout: float) -> tuple[Submitted, ...]:
+        plain = [_plain(task) for task in tasks]
+        accepted = await self._call("pool_submit", name=name, tasks=plain, timeout=timeout)
+        return cast("tuple[Submitted, ...]", accepted)
+
+    async def wait(self, name: str, *, timeout: float | None = None) -> PoolView:
+        """See `PoolBoard.wait`."""
+        return cast("PoolView", await self._call("pool_wait", name=name, timeout=timeout))
+
+    async def results(self, name: str, *, after: int = -1, limit: int = MAX_RESULTS_PAGE) -> ResultsPage:
+        """See `PoolBoard.results`."""
+        return cast("ResultsPage", await self._call("pool_results", name=name, after=after, limit=limit))
+
+    async def task(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.task`."""
+        return cast("TaskRecord", await self._call("pool_task", name=name, ref=ref))
+
+    async def cancel(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.cancel`."""
+        return cast("TaskRecord", await self._call("pool_cancel", name=name, ref=ref))
+
+    async def scale(self, name: str, size: int, *, role: str | None = None) -> PoolView:
+        """See `PoolBoard.scale`."""
+        return cast("PoolView", await self._call("pool_scale", name=name, size=size, role=role))
+
+    async def stop(self, name: str) -> PoolView:
+        """See `PoolBoard.stop`."""
+        return cast("PoolView", await self._call("pool_stop", name=name))
+
+    async def delete(self, name: str) -> PoolDeleted:
+        """See `PoolBoard.delete`."""
+        return cast("PoolDeleted", await self._call("pool_delete", name=name))
+
+
+def _size(size: Size | None) -> object:
+    return dict(size) if isinstance(size, Mapping) else size
+
+
+def _plain(task: str | Task) -> dict[str, object]:
+    if isinstance(task, Task):
+        given = {"prompt": task.prompt, "role": task.role, "hint_s": task.hint_s}
+        return {key: value for key, value in given.items() if value is not None}
+    return {"prompt": task}
+
+
+def _batch(tasks: Sequence[str | Task], start: int) -> Sequence[str | Task]:
+    """Return the next tasks that fit into one request; at least one."""
+    size, end = 0, start
+    while end < len(tasks) and end - start < MAX_TASKS:
+        task = tasks[end]
+        prompt = task.prompt if isinstance(task, Task) else task
+        size += len(prompt) if isinstance(prompt, str) else 0
+        if size > MAX_BATCH_BYTES and end > start:
+            break
+        end += 1
+    return tasks[start:end]

@@ -1,0 +1,123 @@
+"""One pool of the daemon: how its library pool is made from what is remembered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tollboard.fleet.pools.ledger import PoolLedger
+from tollboard.fleet.pools.records import PoolRecord, PoolSpec, PoolView
+from tollboard.fleet.roster import MARKER, BackendDirectory
+from tollboard.fleet.settings import FleetSettings, resolve_references
+from tollboard.pool.journal import PoolJournal
+from tollboard.pool.pool import Pool
+from tollboard.pool.records import Backlog, PoolStatus
+from tollboard.runtime.runtime import Runtime
+
+KEPT_RESULTS = 0
+"""Results are in the store: the pool need not keep them too."""
+
+
+class HostedPool:
+    """A pool that is not stopped: what is remembered of it, and the pool itself unless it is dead."""
+
+    def __init__(self, record: PoolRecord) -> None:
+        self.record = record
+        self.pool: Pool | None = None
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return self.record.name
+
+    @property
+    def id(self) -> str:
+        """Return its id."""
+        return self.record.id
+
+    def view(self) -> PoolView:
+        """Return how it stands."""
+        return view_of(self.record, None if self.pool is None else self.pool.status())
+
+
+class Host:
+    """Makes pools: what they all need of the daemon."""
+
+    def __init__(
+        self, ledger: PoolLedger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
+    ) -> None:
+        self.ledger = ledger
+        self.runtime = runtime
+        self.settings = settings
+        self._backends = backends
+
+    def load(self, name: str) -> None:
+        """Raise UnknownBackend for a backend that is not there or not allowed."""
+        self.settings.check_backend(name)
+        _ = self._backends.load(name)
+
+    async def open(
+        self, record: PoolRecord, backlog: Sequence[Backlog] = (), first_index: int = 0
+    ) -> HostedPool:
+        """Start the pool's workers, and let its backlog wait. Raises what `Pool.start` does."""
+        spec = record.spec
+        path = self.settings.check_path(spec.path)
+        marker = f"{MARKER}={self.settings.home_id}:{record.id}:{{worker}}"
+        hosted = HostedPool(record)
+        hosted.pool = await start_pool(
+            record.name, spec, self.runtime, self._backends, self.ledger.pool_journal(record), backlog, first_index,
+            {**resolve_references(spec.options, os.environ), "cwd": path, "env_marker": marker},
+        )  # fmt: skip
+        return hosted
+
+
+async def start_pool(
+    name: str, spec: PoolSpec, runtime: Runtime, backends: BackendDirectory, journal: PoolJournal,
+    backlog: Sequence[Backlog], first_index: int, options: dict[str, object],
+) -> Pool:  # fmt: skip
+    """Start the library's pool for what was asked."""
+    return await Pool.start(
+        spec.size, name=name, backend=spec.backend, backends=backends, strategy=spec.strategy, rate=spec.rate,
+        burst=spec.burst, min=spec.min, max=spec.max, retries=spec.retries, max_queued=spec.max_queued,
+        max_results=KEPT_RESULTS, runtime=runtime, journal=journal, backlog=backlog, first_index=first_index,
+        **options,  # type: ignore[arg-type] # the caller's own, checked by the pool and its backend
+    )  # fmt: skip
+
+
+def view_of(record: PoolRecord, now: PoolStatus | None) -> PoolView:
+    """Return how a pool stands: what the store has counted up to its last start, and since then the pool itself."""
+    spec = record.spec
+    open_tasks = record.submitted - record.ok - record.failed
+    return PoolView(
+        id=record.id,
+        name=record.name,
+        life=record.life,
+        problem=record.problem if now is None else now.problem,
+        done=open_tasks == 0 if now is None else _is_done(now),
+        submitted=record.submitted + (0 if now is None else now.submitted),
+        queued=open_tasks if now is None else now.queued,
+        running=0 if now is None else now.running,
+        ok=record.ok + (0 if now is None else now.ok),
+        failed=record.failed + (0 if now is None else now.failed),
+        waiting_submitters=0 if now is None else now.waiting_submitters,
+        workers=() if now is None else now.workers,
+        starting=0 if now is None else now.starting,
+        size=spec.size,
+        min=spec.min,
+        max=spec.max,
+        backend=spec.backend,
+        path=spec.path,
+        strategy=spec.strategy,
+        rate=spec.rate,
+        burst=spec.burst,
+        retries=spec.retries,
+        max_queued=spec.max_queued,
+        created_at=record.created_at,
+        created_by=record.created_by,
+        stopped_at=record.stopped_at,
+    )
+
+
+def _is_done(now: PoolStatus) -> bool:
+    # Not by what is queued or running: a task whose end is being written is neither, and has not ended yet.
+    return now.submitted == now.ok + now.failed and not now.waiting_submitters

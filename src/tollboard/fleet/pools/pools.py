@@ -1,0 +1,380 @@
+"""The pools of a daemon: every verb of `PoolBoard`, in this process. Decides when a verb is legal and what must be
+durable before it returns; `tollboard.pool` runs the workers, the ledger remembers.
+
+    pools = await Pools.open(store.pools, backends=tollboard.backends)
+    await pools.start("reviews", 4, path="/src/api", backend="claude", strategy="shared_queue")
+    await pools.submit("reviews", ["review a.py", "review b.py"])
+    view = await pools.wait("reviews")
+    page = await pools.results("reviews")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import Any, TypeVar
+
+from tollboard.clock import Clock
+from tollboard.errors import (
+    AgentDead,
+    AgentNotFound,
+    Conflict,
+    DaemonError,
+    Invalid,
+    InvalidName,
+    NotCancellable,
+    PoolStopped,
+    RequestNotFound,
+    TimedOut,
+    TollboardError,
+)
+from tollboard.fleet.board import MAX_WAIT_S
+from tollboard.fleet.pools.board import (
+    DEFAULT_MAX_QUEUED,
+    DEFAULT_STRATEGY,
+    MAX_RESULTS_PAGE,
+    Size,
+)
+from tollboard.fleet.pools.hosted import Host, HostedPool, view_of
+from tollboard.fleet.pools.ledger import PoolLedger
+from tollboard.fleet.pools.records import (
+    PoolDeleted,
+    PoolLife,
+    PoolRecord,
+    PoolSpec,
+    PoolView,
+    ResultsPage,
+    Submitted,
+    TaskRecord,
+    TaskState,
+)
+from tollboard.fleet.pools.recovery import recover
+from tollboard.fleet.pools.roster import PoolRoster
+from tollboard.fleet.records import Caller
+from tollboard.fleet.roster import BackendDirectory
+from tollboard.fleet.settings import FleetSettings, refuse_secrets
+from tollboard.fleet.switchboard import LOCAL, OURS
+from tollboard.ids import check_name, looks_like_id, new_ref
+from tollboard.pool.pool import Pool
+from tollboard.pool.records import Task
+from tollboard.pool.settings import PoolSettings, settle_settings
+from tollboard.runtime import telemetry
+from tollboard.runtime.approval import Approval, Reject
+from tollboard.runtime.options import split_options
+from tollboard.runtime.results import Reason
+from tollboard.runtime.runtime import Pressure, Runtime
+from tollboard.runtime.telemetry import EventName, Measurements, Metadata
+
+logger = logging.getLogger("tollboard.fleet.pools")
+
+R = TypeVar("R")
+_OURS = frozenset(OURS) | {
+    "backends", "backlog", "first_index", "journal", "max_queued_bytes", "max_result_bytes", "max_results", "runtime",
+    "worker",
+}  # fmt: skip
+"""Options that every pool gets from the fleet itself."""
+CLOSE_S = 10.0
+"""How long the workers may take to end once the daemon has interrupted them."""
+NOBODY_ASKS = (
+    "a worker cannot ask a person: start the pool with a permission mode or allowed tools that cover this"
+)
+
+
+class Pools:
+    """Implements `PoolBoard`. Belongs to one event loop; make it with `open`."""
+
+    def __init__(
+        self, ledger: PoolLedger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
+    ) -> None:
+        self.caller = LOCAL
+        self._ledger = ledger
+        self._runtime = runtime
+        self._settings = settings
+        self._host = Host(ledger, runtime, backends, settings)
+        self._state = PoolRoster()
+        runtime.telemetry.attach("fleet.pools", (telemetry.APPROVAL_REQUESTED,), self._asked)
+
+    @classmethod
+    async def open(
+        cls, ledger: PoolLedger, *, backends: BackendDirectory, settings: FleetSettings | None = None,
+        clock: Clock | None = None, pressure: Pressure | None = None,
+    ) -> Pools:  # fmt: skip
+        """Bring the pools back as the ledger remembers them; one that cannot come back is dead, with the reason."""
+        pools = cls(ledger, Runtime(clock=clock, pressure=pressure), backends, settings or FleetSettings())
+        try:
+            await recover(pools._host, pools._state)
+        except BaseException:
+            await pools.close(grace_s=0)
+            raise
+        return pools
+
+    def on_behalf_of(self, caller: Caller) -> Pools:
+        """Return the same pools with another caller, who is recorded with what it starts (S27)."""
+        view = copy.copy(self)
+        view.caller = caller
+        return view
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """Accept nothing more, give tasks in flight `grace_s` seconds, then leave the rest to the next start.
+
+        Idempotent. The ledger is the caller's to close.
+        """
+        state = self._state
+        if state.closing:
+            return
+        state.closing = True
+        state.closed.set()
+        if state.tasks:
+            await asyncio.wait(tuple(state.tasks), timeout=CLOSE_S)
+        live = [hosted.pool for hosted in state if hosted.pool is not None]
+        await asyncio.gather(*(pool.suspend(grace_s=grace_s) for pool in live))
+        _ = await self._runtime.close(deadline_s=CLOSE_S)
+
+    def _asked(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
+        """Answer a worker's question at once: nobody watches a worker, and a prompt nobody sees would hang it."""
+        approval = metadata["approval"]
+        assert isinstance(approval, Approval)
+        _ = self._runtime.spawn(self._turn_down(approval.id))
+
+    async def _turn_down(self, approval_id: str) -> None:
+        try:
+            _ = await self._runtime.decide(approval_id, Reject(NOBODY_ASKS), by="fleet:pools")
+        except TollboardError as exc:
+            logger.debug("a worker's question ended before it was turned down: %s", exc)
+
+    def _open(self) -> None:
+        if self._state.closing:
+            raise DaemonError("the fleet is shutting down and accepts nothing more; try again in a moment")
+
+    async def _whole(self, work: Coroutine[Any, Any, R]) -> R:
+        """Carry several durable steps through, though the caller may give up meanwhile."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.ended)
+        return await asyncio.shield(task)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolView:  # fmt: skip
+        """See `PoolBoard.start`."""
+        self._open()
+        check_name(name)
+        if looks_like_id(name):
+            raise InvalidName(f"{name!r} looks like the id of a pool; choose another name")
+        settings = settle_settings(
+            size, name=name, role=role, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
+            max_queued=max_queued, **_UNUSED,
+        )  # fmt: skip
+        self._host.load(backend)
+        real = self._settings.check_path(path)
+        if taken := options.keys() & _OURS:
+            raise Invalid(f"{sorted(taken)[0]} is not an option: the fleet sets it itself")
+        refuse_secrets(options)
+        _ = split_options(dict(options))
+        spec = _spec(settings, real, backend, strategy, min, max, options)
+        record = PoolRecord(
+            id=new_ref(), name=name, spec=spec, life=PoolLife.LIVE, created_at=self._runtime.clock.time(),
+            created_by=str(self.caller),
+        )  # fmt: skip
+        self._state.reserve(name)
+        return (await self._whole(self._start(record))).view()
+
+    async def _start(self, record: PoolRecord) -> HostedPool:
+        try:
+            hosted = await self._host.open(record)
+            try:
+                await self._ledger.create_pool(record)
+            except BaseException:
+                assert hosted.pool is not None
+                await hosted.pool.stop()
+                raise
+            self._state.add(hosted)
+            return hosted
+        finally:
+            self._state.starting.discard(record.name)
+
+    async def scale(self, name: str, size: int, *, role: str | None = None) -> PoolView:
+        """See `PoolBoard.scale`."""
+        self._open()
+        hosted = self._state.get(name)
+        return (await self._whole(self._scale(hosted, self._live(hosted), size, role))).view()
+
+    async def _scale(self, hosted: HostedPool, pool: Pool, size: int, role: str | None) -> HostedPool:
+        await pool.scale(size, role=role)
+        spec = hosted.record.spec
+        spec = replace(spec, size={**spec.size, pool.settings.check_role(role): size})
+        await self._ledger.set_pool_spec(hosted.id, spec)
+        hosted.record = replace(hosted.record, spec=spec)
+        return hosted
+
+    async def stop(self, name: str) -> PoolView:
+        """See `PoolBoard.stop`."""
+        hosted = self._state.find(name)
+        if hosted is None:
+            return view_of(await self._stored(name), None)  # it was stopped before: idempotent
+        return await self._whole(self._stop(hosted))
+
+    async def _stop(self, hosted: HostedPool) -> PoolView:
+        now = self._runtime.clock.time()
+        if hosted.pool is not None:
+            await hosted.pool.stop()
+        else:
+            await self._ledger.end_pool_tasks(
+                hosted.id, at=now, reason=Reason.STOPPED.value, detail="the pool was stopped"
+            )
+        await self._ledger.set_pool_life(hosted.id, PoolLife.STOPPED, at=now)
+        self._state.remove(hosted)
+        return view_of(await self._stored(hosted.id), None)
+
+    async def delete(self, name: str) -> PoolDeleted:
+        """See `PoolBoard.delete`."""
+        record = await self._record(name)
+        if record.life is not PoolLife.STOPPED:
+            raise Conflict(f"pool {record.name!r} is {record.life.value}: stop it before you delete it")
+        await self._ledger.delete_pool(record.id)
+        return PoolDeleted(record.name, record.id, record.submitted)
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self, name: str, tasks: str | Task | Sequence[str | Task], *, timeout: float | None = None
+    ) -> tuple[Submitted, ...]:
+        """See `PoolBoard.submit`."""
+        self._open()
+        pool = self._live(self._state.get(name))
+        listed = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+        if not listed:
+            raise Invalid("tasks is empty: give at least one")
+        for task in listed:
+            self._settings.check_prompt(task.prompt if isinstance(task, Task) else task)
+        try:
+            if timeout is not None:
+                return _submitted(await pool.submit_some(listed, timeout=_seconds(timeout)))
+            done: tuple[Submitted, ...] = ()
+            while len(done) < len(listed):
+                done += _submitted(await pool.submit_some(listed[len(done) :], timeout=MAX_WAIT_S))
+            return done
+        except PoolStopped:
+            self._open()
+            raise
+
+    async def wait(self, name: str, *, timeout: float | None = None) -> PoolView:
+        """See `PoolBoard.wait`."""
+        hosted = self._state.find(name)
+        if hosted is None or hosted.pool is None:
+            return await self.status(name)
+        waiting = asyncio.ensure_future(
+            hosted.pool.wait_for_all(None if timeout is None else _seconds(timeout))
+        )
+        closing = asyncio.ensure_future(self._state.closed.wait())
+        try:
+            await asyncio.wait({waiting, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self._open()
+            with contextlib.suppress(TimedOut):
+                waiting.result()
+        finally:
+            waiting.cancel()
+            closing.cancel()
+        return await self.status(hosted.id)
+
+    async def results(self, name: str, *, after: int = -1, limit: int = MAX_RESULTS_PAGE) -> ResultsPage:
+        """See `PoolBoard.results`."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_RESULTS_PAGE:
+            raise Invalid(f"limit is {limit!r}: it must be a whole number from 1 to {MAX_RESULTS_PAGE:,}")
+        if isinstance(after, bool) or not isinstance(after, int):
+            raise Invalid(f"after is {after!r}: it is the index of a task")
+        record = await self._record(name)
+        found = await self._ledger.task_results(record.id, after=after, limit=limit + 1)
+        page = tuple(found[:limit])
+        return ResultsPage(record.name, page, page[-1].index if len(found) > limit else None)
+
+    async def task(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.task`."""
+        record = await self._record(name)
+        task = await self._ledger.pool_task(ref)
+        if task is None or task.pool_id != record.id:
+            raise RequestNotFound(f"pool {record.name!r} has no task {ref}")
+        return task
+
+    async def cancel(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.cancel`."""
+        self._open()
+        hosted = self._state.get(name)
+        task = await self.task(hosted.id, ref)
+        pool = self._live(hosted)
+        if task.state is TaskState.ENDED:
+            raise NotCancellable(f"task {ref} has ended: only one that waits can be withdrawn")
+        pool.cancel(ref)
+        await self._ledger.flush()
+        return await self.task(hosted.id, ref)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    async def list(self, *, all: bool = False) -> tuple[PoolView, ...]:
+        """See `PoolBoard.list`."""
+        shown = {hosted.id: hosted.view() for hosted in self._state}
+        if all:
+            for record in await self._ledger.pools(every=True):
+                shown.setdefault(record.id, view_of(record, None))
+        return tuple(sorted(shown.values(), key=lambda view: (view.created_at, view.id)))
+
+    async def status(self, name: str) -> PoolView:
+        """See `PoolBoard.status`."""
+        hosted = self._state.find(name)
+        return hosted.view() if hosted is not None else view_of(await self._stored(name), None)
+
+    def _live(self, hosted: HostedPool) -> Pool:
+        if hosted.pool is None:
+            raise AgentDead(
+                f"pool {hosted.name!r} is dead: {hosted.record.problem}; mend that and restart the daemon, "
+                "or stop the pool"
+            )
+        return hosted.pool
+
+    async def _record(self, name: str) -> PoolRecord:
+        hosted = self._state.find(name)
+        return hosted.record if hosted is not None else await self._stored(name)
+
+    async def _stored(self, name: str) -> PoolRecord:
+        record = await self._ledger.find_pool(name)
+        if record is None:
+            raise AgentNotFound(f"there is no pool {name!r}; `tollboard pool list --all` shows all there are")
+        return record
+
+
+_UNUSED: Mapping[str, Any] = {
+    "max_queued_bytes": 64 * 1024 * 1024, "max_results": 0, "max_result_bytes": 0, "cooldown_s": 5.0,
+    "max_restarts": 3, "restart_window_s": 60.0,
+}  # fmt: skip
+
+
+def _spec(
+    settings: PoolSettings, path: str, backend: str, strategy: str, min: Size | None, max: Size | None,
+    options: Mapping[str, object],
+) -> PoolSpec:  # fmt: skip
+    return PoolSpec(
+        size=settings.sizes, path=path, backend=backend, strategy=strategy, rate=settings.rate, burst=settings.burst,
+        min=None if min is None else settings.minimum, max=None if max is None else settings.maximum,
+        retries=settings.retries, max_queued=settings.max_queued, options=dict(options),
+    )  # fmt: skip
+
+
+def _submitted(accepted: Sequence[Any]) -> tuple[Submitted, ...]:
+    return tuple(Submitted(one.ref, one.worker) for one in accepted)
+
+
+def _seconds(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT_S:
+        raise Invalid(f"timeout is {value!r}: it must be a number of seconds from 0 to {MAX_WAIT_S:g}")
+    return float(value)

@@ -4,10 +4,12 @@
     ├── NotFound                 what was named is not there
     │   ├── AgentNotFound        no live agent or session of that name
     │   │   └── AgentDead        it was there and crashed; the reason is in the message
+    │   ├── PoolNotFound         no pool of that name
     │   ├── RequestNotFound      no such ref, or its result was evicted
     │   └── ApprovalNotFound     no such approval
     ├── Conflict                 the moment is wrong
     │   ├── AgentExists          the name is taken
+    │   ├── PoolExists           likewise, for a pool
     │   ├── SessionBusy          a turn is in flight and queueing was not asked for
     │   ├── SessionHalted        the mailbox is frozen
     │   ├── AgentBusy            needs an idle agent
@@ -75,6 +77,12 @@ class AgentDead(AgentNotFound):
     code = "agent_dead"
 
 
+class PoolNotFound(NotFound):
+    """No pool has that name."""
+
+    code = "pool_not_found"
+
+
 class RequestNotFound(NotFound):
     """The ref is unknown, or its result was evicted."""
 
@@ -97,6 +105,12 @@ class AgentExists(Conflict):
     """The name is taken."""
 
     code = "agent_exists"
+
+
+class PoolExists(Conflict):
+    """A pool of that name is there; stop it first or choose another name."""
+
+    code = "pool_exists"
 
 
 class SessionBusy(Conflict):

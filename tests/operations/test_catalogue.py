@@ -92,7 +92,7 @@ def test_s27_what_each_capability_allows() -> None:
     assert by_capability[Capability.ADMIN] == {"delete_session", "pool_delete"}
     assert by_capability[Capability.READ] == {
         "list_sessions", "status", "backends", "poll", "wait", "inbox", "transcript", "summary_get",
-        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_wait", "pool_results", "pool_task",
+        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_wait", "pool_results", "pool_poll",
     }  # fmt: skip
 
 

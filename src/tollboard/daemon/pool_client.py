@@ -87,9 +87,9 @@ class PoolClient:
         """See `PoolBoard.results`."""
         return cast("ResultsPage", await self._call("pool_results", name=name, after=after, limit=limit))
 
-    async def task(self, name: str, ref: str) -> TaskRecord:
-        """See `PoolBoard.task`."""
-        return cast("TaskRecord", await self._call("pool_task", name=name, ref=ref))
+    async def poll(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.poll`."""
+        return cast("TaskRecord", await self._call("pool_poll", name=name, ref=ref))
 
     async def cancel(self, name: str, ref: str) -> TaskRecord:
         """See `PoolBoard.cancel`."""

@@ -161,33 +161,33 @@ _add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.fle
      approval_id=_REF, decision={"type": "reject", "message": "not on a Friday"})  # fmt: skip
 
 # -- pools --------------------------------------------------------------------------------------------------------
-_POOL = (e.AgentNotFound, e.AgentDead)
+_POOL = (e.PoolNotFound, e.PoolStopped)
 _add("pool_start", SEND, pool_takes.PoolStart, pools.PoolView,
      lambda b, a: b.pools.start(
          a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
          min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
      "Start a pool of workers that keep working through independent tasks.",
-     (e.AgentExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
+     (e.PoolExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
       e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
 _add("pool_list", READ, pool_takes.PoolList, tuple[pools.PoolView, ...], lambda b, a: b.pools.list(all=a.all),
      "List the pools, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
 _add("pool_status", READ, pool_takes.OfPool, pools.PoolView, lambda b, a: b.pools.status(a.name),
-     "Say how a pool stands.", (e.AgentNotFound,), name="reviews")  # fmt: skip
+     "Say how a pool stands.", (e.PoolNotFound,), name="reviews")  # fmt: skip
 _add("pool_submit", SEND, pool_takes.PoolSubmit, tuple[pools.Submitted, ...],
      lambda b, a: b.pools.submit(a.name, [task.task() for task in a.tasks], timeout=a.timeout),
      "Accept tasks, in order, and answer with a ref for each; they are durable then.",
-     (*_POOL, e.InvalidPrompt, e.InvalidOption, e.PoolStopped, e.Overloaded, e.RateLimited, e.Invalid),
+     (*_POOL, e.InvalidPrompt, e.InvalidOption, e.Overloaded, e.RateLimited, e.Invalid),
      name="reviews", tasks=[{"prompt": "review a.py"}], timeout=30.0)  # fmt: skip
 _add("pool_wait", READ, pool_takes.PoolWait, pools.PoolView, lambda b, a: b.pools.wait(a.name, timeout=a.timeout),
      "Wait until no task is queued or running; running out of time is not an error, `done` says which it was.",
-     (e.AgentNotFound, e.Invalid), name="reviews", timeout=30.0)  # fmt: skip
+     (e.PoolNotFound, e.Invalid), name="reviews", timeout=30.0)  # fmt: skip
 _add("pool_results", READ, pool_takes.PoolResultsArguments, pools.ResultsPage,
      lambda b, a: b.pools.results(a.name, after=a.after, limit=a.limit),
      "Return ended tasks in submission order, failed ones too; `next` continues.",
-     (e.AgentNotFound, e.Invalid), name="reviews", limit=100)  # fmt: skip
-_add("pool_task", READ, pool_takes.OfTask, pools.TaskRecord, lambda b, a: b.pools.task(a.name, a.ref),
-     "Return one task with its result, if it has one.", (e.AgentNotFound, e.RequestNotFound),
+     (e.PoolNotFound, e.Invalid), name="reviews", limit=100)  # fmt: skip
+_add("pool_poll", READ, pool_takes.OfTask, pools.TaskRecord, lambda b, a: b.pools.poll(a.name, a.ref),
+     "Return one task with its result, if it has one.", (e.PoolNotFound, e.RequestNotFound),
      name="reviews", ref=_REF)  # fmt: skip
 _add("pool_cancel", SEND, pool_takes.OfTask, pools.TaskRecord, lambda b, a: b.pools.cancel(a.name, a.ref),
      "Withdraw a task that waits.", (*_POOL, e.RequestNotFound, e.NotCancellable),
@@ -195,9 +195,9 @@ _add("pool_cancel", SEND, pool_takes.OfTask, pools.TaskRecord, lambda b, a: b.po
 _add("pool_scale", SEND, pool_takes.PoolScale, pools.PoolView,
      lambda b, a: b.pools.scale(a.name, a.size, role=a.role),
      "Grow or shrink a role; busy workers end their task first.",
-     (*_POOL, e.InvalidOption, e.PoolStopped, e.BackendError), name="reviews", size=8)  # fmt: skip
+     (*_POOL, e.InvalidOption, e.BackendError), name="reviews", size=8)  # fmt: skip
 _add("pool_stop", SEND, pool_takes.OfPool, pools.PoolView, lambda b, a: b.pools.stop(a.name),
      "End a pool: what is queued or in flight ends with `stopped`, its results stay.",
-     (e.AgentNotFound,), name="reviews")  # fmt: skip
+     (e.PoolNotFound,), name="reviews")  # fmt: skip
 _add("pool_delete", ADMIN, pool_takes.OfPool, pools.PoolDeleted, lambda b, a: b.pools.delete(a.name),
-     "Remove a stopped pool with its tasks and results.", (e.AgentNotFound, e.Conflict), name="reviews")  # fmt: skip
+     "Remove a stopped pool with its tasks and results.", (e.PoolNotFound, e.Conflict), name="reviews")  # fmt: skip

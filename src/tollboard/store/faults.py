@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tollboard.errors import (
     AgentExists,
     KeyReused,
+    PoolExists,
     StoreCorrupt,
     StoreError,
     StoreUnavailable,
@@ -35,7 +36,7 @@ _TAKEN: Sequence[tuple[str, type[TollboardError], str]] = (
     ),
     (
         "pools.name",
-        AgentExists,
+        PoolExists,
         "a pool of that name exists and is not stopped; stop it or choose another name",
     ),
     (

@@ -43,7 +43,7 @@ class StorePools:
     # -- pools
 
     def create_pool(self, record: PoolRecord) -> Commit:
-        """Remember a new pool. The commit raises AgentExists when its name is taken."""
+        """Remember a new pool. The commit raises PoolExists when its name is taken."""
         return self._write(
             queries.CREATE_POOL, id=record.id, name=record.name, spec=_spec_json(record.spec), life=record.life.value,
             created_at=record.created_at, created_by=record.created_by, stopped_at=record.stopped_at,

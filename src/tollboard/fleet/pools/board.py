@@ -32,7 +32,7 @@ class PoolBoard(Protocol):
         """Start a pool of workers that work in `path`; all have started when this returns (P01).
 
         `options` go to every worker, as a session's do to its backend. Workers do not ask: what would need an
-        approval is rejected. Raises AgentExists, InvalidName, InvalidPath, InvalidOption, UnknownBackend,
+        approval is rejected. Raises PoolExists, InvalidName, InvalidPath, InvalidOption, UnknownBackend,
         BackendError (which worker, and why), StoreError.
         """
 
@@ -40,7 +40,7 @@ class PoolBoard(Protocol):
         """Return the pools, oldest first; with `all` the stopped ones too."""
 
     async def status(self, name: str) -> PoolView:
-        """Return how a pool stands. Raises AgentNotFound."""
+        """Return how a pool stands. Raises PoolNotFound."""
 
     async def submit(
         self, name: str, tasks: str | Task | Sequence[str | Task], *, timeout: float | None = None
@@ -50,7 +50,7 @@ class PoolBoard(Protocol):
         With a `timeout` it accepts as many as there is room for, waiting up to that many seconds for the first, and
         returns those; it raises Overloaded or RateLimited if not even that one got in. Without, it waits for room for
         all of them. A task that can never be taken (InvalidPrompt, InvalidOption for its role) is raised before any
-        is accepted. Raises PoolStopped, AgentNotFound, AgentDead, StoreError.
+        is accepted. Raises PoolStopped, PoolNotFound, StoreError.
         """
 
     async def wait(self, name: str, *, timeout: float | None = None) -> PoolView:
@@ -59,7 +59,7 @@ class PoolBoard(Protocol):
     async def results(self, name: str, *, after: int = -1, limit: int = MAX_RESULTS_PAGE) -> ResultsPage:
         """Return ended tasks whose index is above `after`, in submission order; failed ones are among them (P06)."""
 
-    async def task(self, name: str, ref: str) -> TaskRecord:
+    async def poll(self, name: str, ref: str) -> TaskRecord:
         """Return one task. Raises RequestNotFound, also for a ref of another pool."""
 
     async def cancel(self, name: str, ref: str) -> TaskRecord:

@@ -18,7 +18,7 @@ class PoolLedger(Protocol):
         """Return a commit that resolves when everything written so far is durable."""
 
     def create_pool(self, record: PoolRecord) -> Commit:
-        """Remember a new pool. The commit raises AgentExists when its name is taken."""
+        """Remember a new pool. The commit raises PoolExists when its name is taken."""
 
     def pool_journal(self, record: PoolRecord) -> PoolJournal:
         """Return the journal of a pool's tasks."""

@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 
 from tollboard.clock import Clock
 from tollboard.errors import (
-    AgentDead,
-    AgentNotFound,
     Conflict,
     DaemonError,
     Invalid,
     InvalidName,
     NotCancellable,
+    PoolNotFound,
     PoolStopped,
     RequestNotFound,
     TimedOut,
@@ -299,8 +298,8 @@ class Pools:
         page = tuple(found[:limit])
         return ResultsPage(record.name, page, page[-1].index if len(found) > limit else None)
 
-    async def task(self, name: str, ref: str) -> TaskRecord:
-        """See `PoolBoard.task`."""
+    async def poll(self, name: str, ref: str) -> TaskRecord:
+        """See `PoolBoard.poll`."""
         record = await self._record(name)
         task = await self._ledger.pool_task(ref)
         if task is None or task.pool_id != record.id:
@@ -311,13 +310,13 @@ class Pools:
         """See `PoolBoard.cancel`."""
         self._open()
         hosted = self._state.get(name)
-        task = await self.task(hosted.id, ref)
+        task = await self.poll(hosted.id, ref)
         pool = self._live(hosted)
         if task.state is TaskState.ENDED:
             raise NotCancellable(f"task {ref} has ended: only one that waits can be withdrawn")
         pool.cancel(ref)
         await self._ledger.flush()
-        return await self.task(hosted.id, ref)
+        return await self.poll(hosted.id, ref)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -336,7 +335,7 @@ class Pools:
 
     def _live(self, hosted: HostedPool) -> Pool:
         if hosted.pool is None:
-            raise AgentDead(
+            raise PoolStopped(
                 f"pool {hosted.name!r} is dead: {hosted.record.problem}; mend that and restart the daemon, "
                 "or stop the pool"
             )
@@ -349,7 +348,7 @@ class Pools:
     async def _stored(self, name: str) -> PoolRecord:
         record = await self._ledger.find_pool(name)
         if record is None:
-            raise AgentNotFound(f"there is no pool {name!r}; `tollboard pool list --all` shows all there are")
+            raise PoolNotFound(f"there is no pool {name!r}")
         return record
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from tollboard.errors import AgentExists, AgentNotFound
+from tollboard.errors import PoolExists, PoolNotFound
 from tollboard.fleet.pools.hosted import HostedPool
 
 
@@ -31,9 +31,9 @@ class PoolRoster:
             task.exception()  # whoever waited has it
 
     def reserve(self, name: str) -> None:
-        """Take a name for a pool that is being started. Raises AgentExists."""
+        """Take a name for a pool that is being started. Raises PoolExists."""
         if name in self._by_name or name in self.starting:
-            raise AgentExists(f"a pool {name!r} is there; stop it first or choose another name")
+            raise PoolExists(f"there is a pool {name!r} already")
         self.starting.add(name)
 
     def add(self, hosted: HostedPool) -> None:
@@ -52,10 +52,8 @@ class PoolRoster:
         return self._by_name.get(name_or_id) or self._by_id.get(name_or_id)
 
     def get(self, name: str) -> HostedPool:
-        """Return the pool with that name or id. Raises AgentNotFound."""
+        """Return the pool with that name or id. Raises PoolNotFound."""
         hosted = self.find(name)
         if hosted is None:
-            raise AgentNotFound(
-                f"there is no pool {name!r} at work; `tollboard pool list --all` shows stopped ones too"
-            )
+            raise PoolNotFound(f"there is no pool {name!r} at work")
         return hosted

@@ -25,15 +25,16 @@ from tollboard.surfaces.cli.output import paint
 
 P = ParamSpec("P")
 
-SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, DAEMON = (
+SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, POOLS, DAEMON = (
     "Sessions",
     "Prompts",
     "Reading",
     "Control",
     "Approvals",
+    "Pools",
     "Daemon",
 )
-SECTIONS = (SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, DAEMON)
+SECTIONS = (SESSIONS, PROMPTS, READING, CONTROL, APPROVALS, POOLS, DAEMON)
 FIRST = ("start", "list", "status", "doctor", "demo")
 """What somebody new looks for stands first in its section."""
 

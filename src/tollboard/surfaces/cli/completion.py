@@ -17,6 +17,14 @@ def complete_session(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     return [(one.name, state_of(one).text) for one in statuses or () if one.name.startswith(incomplete)]
 
 
+def complete_pool(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """Return the pools whose names begin so, with their state as the description."""
+    from tollboard.surfaces.cli.pools import state_of
+
+    views = _ask(ctx, lambda board: board.pools.list())
+    return [(one.name, state_of(one).text) for one in views or () if one.name.startswith(incomplete)]
+
+
 def complete_approval(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     """Return the approvals that wait and whose ids begin so."""
     waiting = _ask(ctx, lambda board: board.approvals())

@@ -29,6 +29,9 @@ EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
 
 HINTS: dict[type[errors.TollboardError], str] = {
     errors.AgentDead: "see why: tollboard status NAME; end it: tollboard stop NAME",
+    errors.PoolNotFound: "see the pools: tollboard pool list (stopped ones too: --all)",
+    errors.PoolExists: "choose another name, or end the other one: tollboard pool stop NAME",
+    errors.PoolStopped: "see the pools: tollboard pool list",
     errors.AgentNotFound: "see the sessions: tollboard list (stopped ones too: --all)",
     errors.RequestNotFound: "refs belong to one session: check the name, or see tollboard transcript NAME",
     errors.ApprovalNotFound: "see what waits: tollboard approvals",

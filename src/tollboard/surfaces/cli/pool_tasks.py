@@ -1,0 +1,411 @@
+"""Commands for the tasks of a pool: pool submit, wait, results, poll, cancel."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tollboard.errors import Invalid, TollboardError
+from tollboard.surfaces.cli.app import command
+from tollboard.surfaces.cli.failures import DONE, FAILED, STOPPED_BY_USER, TIMED_OUT
+from tollboard.surfaces.cli.invocation import Cli
+from tollboard.surfaces.cli.output import Cell, Column, Output, plain, write
+from tollboard.surfaces.cli.pools import PoolName, group
+from tollboard.surfaces.cli.progress import progress
+from tollboard.surfaces.cli.prompts import Ref, Timeout
+from tollboard.surfaces.cli.text import count, one_line, span
+
+if TYPE_CHECKING:
+    from tollboard.daemon.client import Client
+    from tollboard.fleet.pools.records import PoolView, Submitted, TaskRecord
+    from tollboard.pool.records import Task, TaskResult
+    from tollboard.surfaces.cli.task_files import TaskLines
+
+BATCH = 500
+"""Tasks that are submitted at a time; progress is shown after each batch."""
+REFRESH_S = 0.5
+"""How long one look at a pool waits for its end, while a bar is shown."""
+LOOK_S = 30.0
+"""The same where nobody watches."""
+SHOWN_FAULTS = 20
+
+
+@command(None, name="submit", to=group)
+def submit(
+    cli: Cli,
+    name: PoolName,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="One task; `-` reads JSON lines from standard input.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="JSON lines: one task each.")
+    ] = None,
+    role: Annotated[str | None, typer.Option("--role", "-r", metavar="ROLE", help="Who is to run PROMPT.")] = None,
+    hint: Annotated[
+        float | None, typer.Option("--hint", metavar="SECONDS", help="How long PROMPT may take (longest_first).")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="Leave out lines that are not valid, submit the others.")
+    ] = False,
+    skip: Annotated[
+        int, typer.Option("--skip", metavar="N", min=0, help="Leave out the first N tasks of the file.")
+    ] = 0,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the pool has done everything.")] = False,
+) -> int:  # fmt: skip
+    """Submit one task, or every line of a file; waits for room when the pool is full.
+
+    A line is a text in quotes, or an object: {"prompt": "...", "role": "...", "hint_s": 12}. Nothing of a file with a
+    faulty line is submitted, unless --keep-going.
+
+    \b
+    Example:
+      tollboard pool submit reviews "review src/api.py"
+      tollboard pool submit reviews --file tasks.jsonl --wait
+    """
+    if prompt == "-" and file is None:
+        prompt, file = None, Path("-")
+    if (prompt is None) == (file is None):
+        raise Invalid("give one task as an argument, or JSON lines with --file FILE or `-`")
+    if file is None:
+        assert prompt is not None
+        code = _submit_one(cli, name, prompt, role, hint)
+    else:
+        if role is not None or hint is not None:
+            raise Invalid("--role and --hint go with one task; in a file each line has its own")
+        code = _Submission(cli, name, file, keep_going=keep_going, skip=skip).run()
+    return wait_for(cli, name, None) or code if wait and code in (DONE, FAILED) else code
+
+
+def _submit_one(cli: Cli, name: str, prompt: str, role: str | None, hint: float | None) -> int:
+    from tollboard.pool.records import Task
+
+    accepted = cli.run(lambda board: board.pools.submit(name, Task(prompt, role, hint)))
+    return cli.show(accepted[0], _print_ref)
+
+
+def _print_ref(out: Output, accepted: Submitted) -> None:
+    out.line(accepted.ref)
+    if accepted.worker:
+        out.beside(f"for {accepted.worker}")
+
+
+class _Submission:
+    """A file on its way into a pool."""
+
+    def __init__(self, cli: Cli, name: str, file: Path, *, keep_going: bool, skip: int) -> None:
+        self._cli = cli
+        self._name = name
+        self._file = file
+        self._keep_going = keep_going
+        self._skip = skip
+        self._faults = 0
+        self._done = 0
+        self._total = 0
+        self._refs: list[str] = []
+
+    def run(self) -> int:
+        """Check the file, submit it, say what came of it; return the exit code."""
+        try:
+            self._cli.run(self._work)
+        except KeyboardInterrupt:
+            self._tell_stopped()
+            return STOPPED_BY_USER
+        out = self._cli.out
+        if out.json:
+            out.document(
+                {"pool": self._name, "submitted": self._done, "left_out": self._faults, "refs": self._refs}
+            )
+        else:
+            left_out = f", {count(self._faults, 'faulty line')} left out" if self._faults else ""
+            out.line(f"{count(self._done, 'task')} submitted to {self._name}{left_out}", "green")
+        return FAILED if self._faults else DONE
+
+    async def _work(self, board: Client) -> None:
+        from tollboard.surfaces.cli.task_files import open_tasks
+
+        view = await board.pools.status(self._name)
+        with open_tasks(self._file, view.size.keys()) as lines:
+            self._check(lines)
+            if not self._total:
+                raise Invalid(f"{lines.name} holds no task")
+            with progress(self._cli.out, "submitting") as show:
+                for batch in _batches(lines, self._skip):
+                    try:
+                        accepted = await board.pools.submit(self._name, batch)
+                    except TollboardError as error:
+                        self._advise(error)
+                        raise
+                    self._done += len(batch)
+                    if self._cli.out.json:
+                        self._refs += [one.ref for one in accepted]
+                    show(self._done, self._total, f"{self._done:,} submitted")
+
+    def _check(self, lines: TaskLines) -> None:
+        """Count the tasks. Raises Invalid for faulty lines, unless they are to be left out."""
+        from tollboard.pool.records import Task
+
+        found = 0
+        told: list[str] = []
+        for line in lines:
+            if isinstance(line, Task):
+                found += 1
+                continue
+            self._faults += 1
+            if len(told) < SHOWN_FAULTS:
+                told.append(f"{lines.name}, line {line.line}: {line.why}")
+        self._total = max(0, found - self._skip)
+        if self._faults > len(told):
+            told.append(f"and {self._faults - len(told):,} more")
+        if self._faults and not self._keep_going:
+            error = Invalid("; ".join(told[:1]) + "; nothing was submitted")
+            for why in told[1:]:
+                error.add_note(why)
+            error.add_note("mend the file, or leave out what is faulty with --keep-going")
+            raise error
+        for why in told:
+            self._cli.out.beside(f"left out: {why}", "yellow")
+
+    def _go_on(self) -> str:
+        done = self._skip + self._done
+        return f"tollboard pool submit {self._name} --file {self._file} --skip {done}" + (
+            " --keep-going" if self._keep_going else ""
+        )
+
+    def _advise(self, error: TollboardError) -> None:
+        if self._done:
+            before = f"{self._done:,} of {self._total:,} tasks were submitted before"
+            error.add_note(f"{before}; go on with: {self._go_on()}")
+
+    def _tell_stopped(self) -> None:
+        # The batch that was on its way may have been taken: what is in the pool says so, not we.
+        self._cli.out.beside(
+            f"stopped after {self._done:,} of {self._total:,} tasks; up to {BATCH} more may have been taken: "
+            f"compare tollboard pool status {self._name}, then go on with: {self._go_on()}"
+        )
+
+
+def _batches(lines: TaskLines, skip: int) -> Iterator[list[str | Task]]:
+    from tollboard.pool.records import Task
+
+    batch: list[str | Task] = []
+    for line in lines:
+        if not isinstance(line, Task):
+            continue
+        if skip:
+            skip -= 1
+            continue
+        batch.append(line)
+        if len(batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@command(None, name="wait", to=group)
+def wait(cli: Cli, name: PoolName, timeout: Timeout = None) -> int:
+    """Wait until a pool has done everything, with a live progress bar on a terminal.
+
+    \b
+    Example:
+      tollboard pool wait reviews --timeout 600
+    """
+    return wait_for(cli, name, timeout)
+
+
+def wait_for(cli: Cli, name: str, timeout: float | None) -> int:
+    """Wait for a pool and say how it stands then; return the exit code."""
+    try:
+        view = cli.run(lambda board: _watch(board, name, timeout, cli.out))
+    except KeyboardInterrupt:
+        cli.out.beside(f"stopped waiting, the pool goes on: tollboard pool status {name}")
+        return STOPPED_BY_USER
+    return cli.show(view, _print_waited, exit_with=DONE if view.done else TIMED_OUT)
+
+
+async def _watch(board: Client, name: str, timeout: float | None, out: Output) -> PoolView:
+    until = None if timeout is None else time.monotonic() + timeout
+    look_s = REFRESH_S if out.terminal_beside and not out.json else LOOK_S
+    view = await board.pools.status(name)
+    before, began = view.ok + view.failed, time.monotonic()
+    with progress(out, name) as show:
+        while not view.done:
+            rest_s = look_s if until is None else min(look_s, until - time.monotonic())
+            if rest_s <= 0:
+                break
+            view = await board.pools.wait(name, timeout=rest_s)
+            ended = view.ok + view.failed
+            rate = (ended - before) / max(1e-9, time.monotonic() - began)
+            show(ended, view.submitted, _detail(view, rate))
+    return view
+
+
+def _detail(view: PoolView, rate: float) -> str:
+    return f"{view.running:,} running, {view.queued:,} queued, {view.failed:,} failed, {rate:.1f}/s"
+
+
+def _print_waited(out: Output, view: PoolView) -> None:
+    if view.done:
+        out.line(
+            f"{view.name} is done: {view.ok:,} ok, {view.failed:,} failed", "green" if not view.failed else ""
+        )
+        out.beside(f"read them: tollboard pool results {view.name}" + (" --failed" if view.failed else ""))
+        return
+    out.line(
+        f"{view.name} is not done: {view.ok:,} ok, {view.failed:,} failed, {view.running:,} running, "
+        f"{view.queued:,} queued", "yellow",
+    )  # fmt: skip
+    out.beside(f"it goes on; wait longer: tollboard pool wait {view.name}")
+
+
+@command(None, name="results", to=group)
+def results(
+    cli: Cli,
+    name: PoolName,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those without an answer.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values with a heading.")] = False,
+    after: Annotated[
+        int, typer.Option("--after", metavar="INDEX", min=-1, help="Only those submitted after this one.")
+    ] = -1,
+) -> int:  # fmt: skip
+    """Show what the tasks came to, in the order they were submitted; failed ones too.
+
+    \b
+    Example:
+      tollboard pool results reviews --failed
+      tollboard pool results reviews --csv > results.csv
+    """
+    if as_csv and cli.out.json:
+        raise Invalid("--csv and --json cannot both be had: give one of them")
+
+    async def work(board: Client) -> int:
+        found = _results(board, name, after, failed=failed)
+        if cli.out.json:
+            await _print_json(found)
+        elif as_csv:
+            await _print_csv(found)
+        else:
+            await _print_results(cli.out, name, found)
+        return DONE
+
+    return cli.run(work)
+
+
+async def _results(board: Client, name: str, after: int, *, failed: bool) -> AsyncIterator[TaskResult]:
+    """Yield the results page by page, so that any number of them fits."""
+    while True:
+        page = await board.pools.results(name, after=after, limit=BATCH)
+        for result in page.results:
+            if not failed or not result.ok:
+                yield result
+        if page.next is None:
+            return
+        after = page.next
+
+
+async def _print_json(found: AsyncIterator[TaskResult]) -> None:
+    """Print one JSON document, a list, without holding it."""
+    between = "["
+    async for result in found:
+        write(sys.stdout, between + "\n" + json.dumps(plain(result)))
+        between = ","
+    write(sys.stdout, ("[" if between == "[" else "\n") + "]\n")
+
+
+CSV_FIELDS = (
+    "index", "ref", "status", "worker", "role", "attempt", "submitted_at", "started_at", "completed_at", "duration_s",
+    "input_tokens", "output_tokens", "cost_usd", "prompt", "text", "error",
+)  # fmt: skip
+
+
+async def _print_csv(found: AsyncIterator[TaskResult]) -> None:
+    rows = csv.writer(sys.stdout)
+    rows.writerow(CSV_FIELDS)
+    async for result in found:
+        usage = result.usage
+        rows.writerow(
+            (result.index, result.ref, result.status.value, result.worker, result.role, result.attempt,
+             result.submitted_at, result.started_at, result.completed_at, result.duration_s,
+             usage and usage.input_tokens, usage and usage.output_tokens, usage and usage.cost_usd,
+             result.prompt, result.text, result.error)
+        )  # fmt: skip
+
+
+COLUMNS = (
+    Column("INDEX", right=True),
+    Column("STATUS"),
+    Column("WORKER"),
+    Column("TOOK", right=True),
+    Column("PROMPT", gives="right"),
+    Column("ANSWER", gives="right"),
+)
+_STYLES = {"ok": "green", "failed": "red", "interrupted": "yellow"}
+
+
+async def _print_results(out: Output, name: str, found: AsyncIterator[TaskResult]) -> None:
+    """Print a table for each page: the columns are as wide as a page needs."""
+    rows: list[Sequence[Cell | str]] = []
+    some = False
+    async for result in found:
+        some = True
+        rows.append(_row(result))
+        if len(rows) >= BATCH:
+            out.table(COLUMNS, rows)
+            rows = []
+    if rows:
+        out.table(COLUMNS, rows)
+    if not some:
+        out.beside(f"nothing yet; wait for it: tollboard pool wait {name}")
+
+
+def _row(result: TaskResult) -> Sequence[Cell | str]:
+    status = result.status.value
+    said = result.text if result.ok else result.error or ""
+    return (
+        str(result.index), Cell(status, _STYLES.get(status, "dim")), result.worker or "-", span(result.duration_s),
+        one_line(result.prompt), one_line(said),
+    )  # fmt: skip
+
+
+@command(None, name="poll", to=group)
+def poll(cli: Cli, name: PoolName, ref: Ref) -> int:
+    """Show one task: where it is, or its answer.
+
+    \b
+    Example:
+      tollboard pool poll reviews 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b
+    """
+    task = cli.run(lambda board: board.pools.poll(name, ref))
+    return cli.show(task, _print_task, exit_with=FAILED if task.result and not task.result.ok else DONE)
+
+
+def _print_task(out: Output, task: TaskRecord) -> None:
+    result = task.result
+    if result is None:
+        by = f" on {task.worker}" if task.worker else ""
+        out.line(f"{task.state.value}{by}", "blue")
+        return
+    if result.ok:
+        out.text(result.text if result.text.endswith("\n") else result.text + "\n")
+    else:
+        out.line(f"{result.status.value}: {result.error or ''}", "red")
+    out.beside(f"{result.worker or 'nobody'}, {span(result.duration_s)}, attempt {result.attempt}")
+
+
+@command(None, name="cancel", to=group)
+def cancel(cli: Cli, name: PoolName, ref: Ref) -> int:
+    """Withdraw a task that waits.
+
+    \b
+    Example:
+      tollboard pool cancel reviews 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b
+    """
+    task = cli.run(lambda board: board.pools.cancel(name, ref))
+    return cli.show(task, lambda out, t: out.line(f"task {t.ref} is withdrawn", "green"))

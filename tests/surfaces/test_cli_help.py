@@ -32,7 +32,8 @@ COMMANDS = dict(commands())
 PROMISED = """
 start, list, status, stop, delete, backends, send, broadcast, poll, wait, cancel, inbox, ack, transcript, tail,
 summary get, summary set, summary edit, summary versions, interrupt, halt, resume, approvals, approve, edit, reject,
-serve, shutdown, token, doctor, demo, completion, version
+pool start, pool list, pool status, pool scale, pool stop, pool delete, pool submit, pool wait, pool results,
+pool poll, pool cancel, serve, shutdown, token, doctor, demo, completion, version
 """
 
 

@@ -59,10 +59,10 @@ def submit(
     ] = 0,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the pool has done everything.")] = False,
 ) -> int:  # fmt: skip
-    """Submit one task, or every line of a file; waits for room when the pool is full.
+    """Submit one task, or every line of a file.
 
-    A line is a text in quotes, or an object: {"prompt": "...", "role": "...", "hint_s": 12}. Nothing of a file with a
-    faulty line is submitted, unless --keep-going.
+    Waits for room when the pool is full. A line is a text in quotes, or an object: {"prompt": "...", "role": "...",
+    "hint_s": 12}. Nothing of a file with a faulty line is submitted, unless --keep-going.
 
     \b
     Example:
@@ -211,7 +211,7 @@ def _batches(lines: TaskLines, skip: int) -> Iterator[list[str | Task]]:
 
 @command(None, name="wait", to=group)
 def wait(cli: Cli, name: PoolName, timeout: Timeout = None) -> int:
-    """Wait until a pool has done everything, with a live progress bar on a terminal.
+    """Wait until a pool has done everything; shows how far it is.
 
     \b
     Example:
@@ -275,7 +275,7 @@ def results(
         int, typer.Option("--after", metavar="INDEX", min=-1, help="Only those submitted after this one.")
     ] = -1,
 ) -> int:  # fmt: skip
-    """Show what the tasks came to, in the order they were submitted; failed ones too.
+    """Show what the tasks came to, in the order of submission.
 
     \b
     Example:

@@ -94,7 +94,7 @@ def start(
     \b
     Example:
       tollboard pool start trivia --size 3 --backend echo
-      tollboard pool start mixed --role coder=2 --role reviewer=1 --rate 5/s --burst 10
+      tollboard pool start mixed -r coder=2 -r reviewer=1 --rate 5/s
     """
     options = parse_options(option or ())
     if model is not None:
@@ -278,7 +278,7 @@ def scale(
 
 @command(None, name="stop", to=group)
 def stop(cli: Cli, name: PoolName) -> int:
-    """End a pool: what is queued or in flight ends with `stopped`; its results stay.
+    """End a pool; its results stay, what had not ended is `stopped`.
 
     \b
     Example:

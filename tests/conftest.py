@@ -12,12 +12,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SHORT_CHAOS_KILLS = 25
-CHAOS_KILLS_VARIABLE = "TOLLBOARD_CHAOS_KILLS"  # kept: the test workers read it again
+CHAOS_KILLS_VARIABLE = "TOLLBOARD_CHAOS_KILLS"
+CHAOS_S, CHAOS_S_PER_KILL = 600, 10
+"""How long the chaos may take: at least, and for each kill."""
+_KEPT = (CHAOS_KILLS_VARIABLE, "TOLLBOARD_CHAOS_SEED")  # the test workers read them again
 
 # No test may meet the state directory, the settings or the account of whoever runs it. Done once, at import, so that
 # fixtures of every scope and the programs they start see the same clean environment.
 for _variable in list(os.environ):
-    if _variable.startswith(("TOLLBOARD_", "ANTHROPIC_", "CLAUDE")) and _variable != CHAOS_KILLS_VARIABLE:
+    if _variable.startswith(("TOLLBOARD_", "ANTHROPIC_", "CLAUDE")) and _variable not in _KEPT:
         del os.environ[_variable]
 
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -35,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=int(os.environ.get(CHAOS_KILLS_VARIABLE, SHORT_CHAOS_KILLS)),
         help=f"how often the chaos test kills the daemon ({CHAOS_KILLS_VARIABLE}, else {SHORT_CHAOS_KILLS})",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the chaos the time that its length needs: a mark of its own would win over --timeout."""
+    limit_s = max(CHAOS_S, CHAOS_S_PER_KILL * int(config.getoption("--chaos-kills")))
+    for item in items:
+        if item.get_closest_marker("chaos") is not None:
+            item.add_marker(pytest.mark.timeout(limit_s))
 
 
 @pytest.fixture

@@ -43,21 +43,17 @@ class Connection:
 
     async def open(self, *, start: bool) -> None:
         """Reach the daemon; start it if none runs and `start` is true."""
-        import ssl
-
         import httpx
+
+        from tollboard.daemon.transport import SocketTransport
 
         self.home.check_socket_path()
         if self._http is None:
-            # trust_env off: a proxy variable must not send our calls elsewhere. An empty TLS context: the socket needs
-            # none, and reading the system's certificates took each command 30 ms and more.
+            # trust_env off: a proxy variable must not send our calls elsewhere.
+            transport = SocketTransport(str(self.home.socket))
             self._http = httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(
-                    uds=str(self.home.socket), limits=httpx.Limits(max_connections=None),
-                    verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                ),
-                base_url=BASE_URL, headers=self._headers, trust_env=False,
-            )  # fmt: skip
+                transport=transport, base_url=BASE_URL, headers=self._headers, trust_env=False
+            )
         try:
             if not await self._answers():
                 if not start:

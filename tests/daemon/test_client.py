@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -10,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.daemon.process import DaemonProcess
-from tollboard.daemon import connection
+from tollboard.daemon import connection, following
 from tollboard.daemon.client import Client
 from tollboard.daemon.config import StateDirectory, state_directory
 from tollboard.daemon.single import Ownership, owner_pid, wait_for_exit
@@ -164,7 +166,7 @@ async def test_a_closed_client_says_so_and_closing_twice_is_fine(home: Path) -> 
             await anext(aiter(client.tail()))
 
 
-async def test_a_daemon_that_dies_ends_the_tail_and_the_wait(home: Path) -> None:
+async def test_a_daemon_that_dies_ends_the_wait_and_the_tail_of_a_client_that_is_closed(home: Path) -> None:
     with DaemonProcess(home) as daemon:
         async with Client.connect(home, start=False) as board:
             await board.start_session("slow", path=home, backend="echo", delay=600)
@@ -177,9 +179,65 @@ async def test_a_daemon_that_dies_ends_the_tail_and_the_wait(home: Path) -> None
             with pytest.raises(DaemonUnreachable):
                 await waiting
             with pytest.raises(DaemonUnreachable):
-                await _drain(feed)
-            with pytest.raises(DaemonUnreachable):
                 await board.list_sessions()
+            gone = asyncio.Event()
+            board.on_notice = lambda _: gone.set()
+            draining = asyncio.create_task(_drain(feed))
+            await gone.wait()
+            await board.close()
+            with pytest.raises(DaemonUnreachable):
+                await draining
+
+
+async def test_s10_a_tail_goes_on_over_restarts_without_gaps_or_repeats(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, said, seen = asyncio.Event(), list[str](), list[FeedItem]()
+    notices: asyncio.Queue[str] = asyncio.Queue()
+    stream = connection.Connection.stream
+
+    async def watched(self: connection.Connection, query: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(stream(self, query)) as events:
+            async for event in events:
+                begun.set()
+                yield event
+
+    async def take(feed: AsyncIterator[FeedItem]) -> None:
+        async for item in feed:
+            seen.append(item)
+            if item.kind == "text":
+                said.append(str(item.data["text"]))
+            if said[-1:] == ["echo: last"] and item.kind == "turn.completed":
+                return
+
+    async with contextlib.AsyncExitStack() as later:
+        with DaemonProcess(home) as daemon:
+            board = await later.enter_async_context(Client.connect(home, start=False))
+            await board.start_session("api", path=home, backend="echo")
+            await board.wait([await board.send("api", "before")])
+            first = (await board.events()).last_seq + 1
+            monkeypatch.setattr(connection.Connection, "stream", watched)
+            board.on_notice = notices.put_nowait
+            taking = asyncio.create_task(take(board.tail()))
+            await begun.wait()  # and not one item yet
+            daemon.signal(signal.SIGKILL)
+            daemon.wait()
+        for prompt, end in (("first", signal.SIGKILL), ("second", signal.SIGTERM), ("last", None)):
+            assert await notices.get() == following.GONE
+            with DaemonProcess(home) as daemon:
+                assert await notices.get() == following.BACK
+                ref = await board.send("api", prompt)
+                await board.wait([ref])
+                if end is not None:
+                    daemon.signal(end)
+                    daemon.wait()
+                else:
+                    await taking
+                    wanted = (await board.events("api", after=first - 1)).items
+        assert said == ["echo: first", "echo: second", "echo: last"]
+        assert [item for item in seen if item.session == "api"] == list(wanted)
+        assert [item.seq for item in seen] == list(range(first, first + len(seen)))
+        assert notices.empty()
 
 
 async def _drain(feed: AsyncIterator[FeedItem]) -> None:

@@ -97,9 +97,27 @@ def test_tail_prints_a_document_per_line_until_ctrl_c(shell: Shell) -> None:
                 break
         tail.send_signal(signal.SIGINT)
         rest, said = tail.communicate(timeout=20)
-    assert (tail.returncode, said) == (0, "")
+    assert (tail.returncode, said) == (130, "")
     assert {"turn.started", "text", "turn.completed"} <= set(kinds)
     assert all(json.loads(line) for line in rest.splitlines())
+
+
+def test_tail_goes_on_when_the_daemon_comes_back(shell: Shell) -> None:
+    shell.does("start", "api", "--backend", "echo")
+    with shell.begins(
+        "tail", "--after", "0", "--json", "--kind", "text", "--kind", "session.started"
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        assert json.loads(tail.stdout.readline())["kind"] == "session.started"
+        os.kill(shell.pid(), signal.SIGKILL)
+        assert "the daemon is gone; following goes on by itself" in tail.stderr.readline()
+        shell.does("send", "api", "hi", "--wait")
+        assert "the daemon is back" in tail.stderr.readline()
+        assert json.loads(tail.stdout.readline())["data"]["text"] == "echo: hi"
+        tail.send_signal(signal.SIGINT)
+        assert tail.communicate(timeout=20) == ("", "")
+    assert tail.returncode == 130
 
 
 def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:

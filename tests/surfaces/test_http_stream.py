@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,14 @@ async def test_s10_a_stream_goes_on_in_the_next_daemon_without_gaps_or_repeats(h
             await board.start_session("api", path=home, backend="echo")
             await board.wait([await board.send("api", f"p{n}", queue=True) for n in range(5)])
             cut = await board.send("api", "never answered", queue=True)
-            with contextlib.suppress(DaemonError):
+
+            async def follow() -> None:
                 async for item in board.tail(after=0):
                     seen.append(item.seq)
                     if len(seen) == 12:
                         killed.signal(signal.SIGKILL)
+
+            await _until_gone(board, follow())
         killed.wait()
     with DaemonProcess(home):
         async with Client.connect(home, start=False) as board:
@@ -166,11 +169,11 @@ async def test_s10_a_silent_feed_says_now_and_then_that_it_is_there(monkeypatch:
     monkeypatch.setattr(http_surface, "HEARTBEAT_S", 0.001)
     door = Door(None, None, "", frozenset(), shutdown=lambda: None, health=lambda: None)  # type: ignore[arg-type, return-value]
     before = asyncio.all_tasks()
-    async with contextlib.aclosing(http_surface._sse(nothing(), door)) as feed:  # type: ignore[type-var]
-        assert [await anext(feed) for _ in range(4)] == [b": following\n\n", *[b": waiting\n\n"] * 3]
+    async with contextlib.aclosing(http_surface._sse(nothing(), door, 7)) as feed:  # type: ignore[type-var]
+        assert [await anext(feed) for _ in range(4)] == [b": following\nid: 7\n\n", *[b": waiting\n\n"] * 3]
     assert asyncio.all_tasks() == before
     door.closing.set()
-    assert [part async for part in http_surface._sse(nothing(), door)] == [b": following\n\n"]
+    assert [part async for part in http_surface._sse(nothing(), door, 7)] == [b": following\nid: 7\n\n"]
     assert asyncio.all_tasks() == before
 
 
@@ -221,13 +224,12 @@ async def test_shutting_down_sends_home_who_waits_and_who_follows(home: Path) ->
         async with Client.connect(home, start=False) as board, Client.connect(home, start=False) as other:
             await board.start_session("api", path=home, backend="echo")
             reading = asyncio.ensure_future(other.inbox(wait=3600))
-            following = asyncio.ensure_future(_drain(other))
-            await other.health()
+            following = asyncio.ensure_future(_until_gone(other, _drain(other)))
+            await anext(board.tail(after=0))
             await board.shutdown()
             with contextlib.suppress(DaemonError):
                 assert (await reading).entries == ()
-            with pytest.raises(DaemonError):
-                await following
+            await following
         assert daemon.wait() == 0
         assert "ERROR" not in daemon.log()
 
@@ -235,3 +237,13 @@ async def test_shutting_down_sends_home_who_waits_and_who_follows(home: Path) ->
 async def _drain(board: Client) -> None:
     async for _ in board.tail(after=0):
         pass
+
+
+async def _until_gone(board: Client, following: Coroutine[Any, Any, None]) -> None:
+    """Follow until the daemon is gone."""
+    gone = asyncio.Event()
+    board.on_notice = lambda _: gone.set()
+    task = asyncio.create_task(following)
+    await gone.wait()
+    task.cancel()
+    await asyncio.wait([task])

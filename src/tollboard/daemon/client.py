@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from tollboard.daemon.config import StateDirectory, state_directory
-from tollboard.daemon.connection import END_TIMEOUT_S, Connection
+from tollboard.daemon.connection import END_TIMEOUT_S, Connection, logger
+from tollboard.daemon.following import follow
 from tollboard.daemon.pool_client import PoolClient
-from tollboard.errors import DaemonError, DaemonUnreachable, Denied, Invalid, WireError
+from tollboard.errors import DaemonError, Denied, Invalid, WireError
 from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PROMPT_BYTES
 from tollboard.fleet.records import (
     ApprovalRecord,
@@ -72,6 +74,8 @@ class Client:
 
     def __init__(self, home: StateDirectory, surface: str, client: str, token: str | None) -> None:
         self.home = home
+        self.on_notice: Callable[[str], None] = logger.info
+        """Hears in a line what a person should know while something goes on by itself."""
         self._connection = Connection(home, _headers(surface, client, token))
         self.pools = PoolClient(self._call)
 
@@ -103,6 +107,9 @@ class Client:
         await self._connection.open(start=start)
         return self
 
+    def _notice(self, text: str) -> None:
+        self.on_notice(text)
+
     # -- the daemon itself --------------------------------------------------------------------------------
 
     async def health(self) -> DaemonHealth:
@@ -120,11 +127,16 @@ class Client:
             raise DaemonError(f"the daemon (pid {pid}) has not ended within {END_TIMEOUT_S:g} s")
 
     async def _call(self, operation: str, /, **arguments: object) -> Any:
+        from pydantic import ValidationError
+
         from tollboard.operations.catalogue import OPERATIONS
 
         given = {key: value for key, value in arguments.items() if value is not None}
         response = await self._connection.request("POST", f"/v1/{operation}", _body(given))
-        return OPERATIONS[operation].result.validate_json(response.content)
+        try:
+            return OPERATIONS[operation].result.validate_json(response.content)
+        except ValidationError:
+            raise self._connection.misunderstood(f"to {operation}") from None
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -241,15 +253,14 @@ class Client:
     ) -> AsyncIterator[FeedItem]:
         """See `Board.tail`. From now on means from the first item asked for.
 
-        Ends with DaemonUnreachable when the daemon does; go on with `after` once it is back.
+        Goes on after a restart of the daemon where it was, without gaps or repeats, and waits for a daemon meanwhile;
+        `on_notice` hears of it. Raises DaemonUnreachable only when there was none at the beginning.
         """
         asked: dict[str, str | int | list[str]] = {"kind": _listed("kinds", kinds)}
-        asked |= {
-            key: value for key, value in (("name", name), ("ref", ref), ("after", after)) if value is not None
-        }
-        async for item in self._connection.items(asked):
-            yield item
-        raise DaemonUnreachable("the daemon ended the stream: it is shutting down")
+        asked |= {key: value for key, value in (("name", name), ("ref", ref)) if value is not None}
+        async with aclosing(follow(self._connection, asked, after, self._notice)) as items:
+            async for item in items:
+                yield item
 
     # -- control --------------------------------------------------------------------------------
 

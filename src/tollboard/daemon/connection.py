@@ -9,11 +9,19 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from tollboard.daemon.config import StateDirectory
-from tollboard.errors import DaemonError, DaemonRunning, DaemonUnreachable, TollboardError
+from tollboard.errors import (
+    DaemonError,
+    DaemonRunning,
+    DaemonUnreachable,
+    NotFound,
+    TollboardError,
+    WireError,
+)
 from tollboard.fleet.records import FeedItem
 
 if TYPE_CHECKING:
@@ -40,6 +48,8 @@ class Connection:
         self.home = home
         self._headers = dict(headers)
         self._http: httpx.AsyncClient | None = None
+        self._other: DaemonHealth | None = None
+        """The daemon, if it is of another version than this program."""
 
     async def open(self, *, start: bool) -> None:
         """Reach the daemon; start it if none runs and `start` is true."""
@@ -69,12 +79,24 @@ class Connection:
         if http is not None:
             await http.aclose()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or never opened."""
+        return self._http is None
+
+    async def is_served(self) -> bool:
+        """Whether a daemon is there that is not about to end. Raises DaemonUnreachable for one that says nothing."""
+        try:
+            return not (await self.health()).stopping
+        except DaemonUnreachable as exc:
+            if self.closed or isinstance(exc.__cause__, TimeoutError):
+                raise
+            return False
+
     async def health(self) -> DaemonHealth:
         """Return who serves."""
-        from tollboard.operations.wire import DaemonHealth
-
         response = await self.request("GET", "/v1/health", read_timeout_s=HEALTH_TIMEOUT_S)
-        return DaemonHealth.model_validate_json(response.content)
+        return _read_health(self.home, response.content)
 
     async def _answers(self) -> bool:
         """Whether a daemon is there. Raises DaemonUnreachable for one that is there and says nothing."""
@@ -84,8 +106,33 @@ class Connection:
             if isinstance(exc.__cause__, TimeoutError):
                 raise
             return False
-        _compare_versions(health)
+        self._compare_versions(health)
         return True
+
+    def _compare_versions(self, health: DaemonHealth) -> None:
+        import tollboard
+
+        self._other = None if health.version == tollboard.__version__ else health
+        if self._other is not None:
+            logger.warning(
+                "the daemon (pid %d) is Tollboard %s, this is %s; `tollboard shutdown` ends it, and the next command "
+                "starts the new one", health.pid, health.version, tollboard.__version__,
+            )  # fmt: skip
+
+    def misunderstood(self, what: str) -> DaemonError:
+        """Return the error for an answer that makes no sense here: mostly a daemon of another version."""
+        import tollboard
+
+        other = self._other
+        who = (
+            ""
+            if other is None
+            else f" (pid {other.pid}) is Tollboard {other.version}, this is {tollboard.__version__}"
+        )
+        return DaemonError(
+            f"the daemon{who}{' and' if who else ''} gave an answer that this program does not understand ({what}); "
+            "end it with `tollboard shutdown` and try again: the next command starts one of this version"
+        )
 
     async def _start(self) -> None:
         """Start the daemon, one client at a time: whoever waited for the lock finds it running."""
@@ -122,11 +169,25 @@ class Connection:
         except (httpx.TransportError, OSError) as exc:
             raise self._lost(exc) from _timeout_of(exc)
         if response.status_code != 200:
-            raise _error(response)
+            raise self._refused(response)
         return response
 
-    async def items(self, query: Mapping[str, str | int | list[str]]) -> AsyncIterator[FeedItem]:
-        """Follow the feed until the stream ends. Raises the error that ends it, if one does."""
+    def _refused(self, response: httpx.Response) -> TollboardError:
+        """Return the error that was answered; between versions, what is said of a call that only one of them knows."""
+        error = _error(response)
+        if self._other is not None and (
+            isinstance(error, WireError) or type(error) in (NotFound, TollboardError)
+        ):
+            return self.misunderstood(str(error))
+        return error
+
+    async def stream(
+        self, query: Mapping[str, str | int | list[str]]
+    ) -> AsyncGenerator[tuple[int, FeedItem | None], None]:
+        """Yield the items of the feed with their numbers until the stream ends; first the number it begins after.
+
+        Raises the error that ends it, if one does.
+        """
         import httpx
 
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, read=STREAM_TIMEOUT_S)
@@ -135,9 +196,10 @@ class Connection:
             async with stream as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise _error(response)
-                async for item in _items(response):
-                    yield item
+                    raise self._refused(response)
+                async with aclosing(_events(response)) as events:
+                    async for event in events:
+                        yield event
         except (httpx.TransportError, OSError) as exc:
             raise self._lost(exc) from None
 
@@ -188,26 +250,45 @@ def _error(response: httpx.Response) -> TollboardError:
         return DaemonError(f"the daemon answered {response.status_code} without saying why")
 
 
-async def _items(response: httpx.Response) -> AsyncIterator[FeedItem]:
-    """Yield the items of a stream of server-sent events."""
+async def _events(response: httpx.Response) -> AsyncGenerator[tuple[int, FeedItem | None], None]:
+    """Yield the events of a stream with their numbers; one that is only a number has no item."""
     from tollboard.operations.wire import STREAM_ERROR, rebuild_error
 
-    event = ""
+    fields: dict[str, str] = {}
     async for line in response.aiter_lines():
-        if line.startswith("event: "):
-            event = line[7:]
-        elif line.startswith("data: "):
-            row = json.loads(line[6:])
-            if event == STREAM_ERROR:
+        if line:
+            name, _, fields[name] = line.partition(": ")
+            continue
+        if "data" in fields:
+            row = json.loads(fields["data"])
+            if fields["event"] == STREAM_ERROR:
                 raise rebuild_error(row)
-            yield FeedItem(**row)
+            yield row["seq"], FeedItem(**row)
+        elif "id" in fields:
+            yield int(fields["id"]), None
+        fields = {}
 
 
-def _compare_versions(health: DaemonHealth) -> None:
-    import tollboard
+def _read_health(home: StateDirectory, content: bytes) -> DaemonHealth:
+    """Return who serves. One of another version may say it otherwise: it must still be found, and be ended."""
+    from pydantic import ValidationError
 
-    if health.version != tollboard.__version__:
-        logger.warning(
-            "the daemon (pid %d) is Tollboard %s, this is %s; `tollboard shutdown` ends it, and the next command "
-            "starts the new one", health.pid, health.version, tollboard.__version__,
-        )  # fmt: skip
+    from tollboard.daemon.single import owner_pid
+    from tollboard.operations.wire import DaemonHealth
+
+    try:
+        return DaemonHealth.model_validate_json(content)
+    except ValidationError:
+        pass
+    try:
+        found = json.loads(content)
+        version = str(found["version"])
+    except (ValueError, TypeError, KeyError):
+        raise DaemonError(
+            f"what answers on {str(home.socket)!r} is no Tollboard daemon; end that program, then try again"
+        ) from None
+    pid = found.get("pid")
+    return DaemonHealth(
+        version=version, pid=pid if isinstance(pid, int) else owner_pid(home) or 0, uptime_s=0.0,
+        home=str(home.path), tcp=None, stopping=found.get("stopping") is True,
+    )  # fmt: skip

@@ -308,6 +308,11 @@ class Switchboard:
         session = (await self._roster.record(name)).name if name is not None else None
         return await self._tail.page(session, _kinds(kinds), ref, first, limit)
 
+    @property
+    def newest_item(self) -> int:
+        """Return the number of the newest item of the feed: where `tail` begins if it is not told."""
+        return self._tail.last_seq
+
     def tail(
         self,
         name: str | None = None,

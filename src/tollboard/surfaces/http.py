@@ -192,11 +192,11 @@ def _add_stream(app: FastAPI, door: Door) -> None:
         last = _last_event_id(request)
         if query.name is not None:
             await door.board.status(query.name)
-        items = door.board.tail(
-            query.name, kinds=tuple(query.kind), ref=query.ref, after=query.after if last is None else last
-        )
+        asked = query.after if last is None else last
+        after = door.board.newest_item if asked is None else asked
+        items = door.board.tail(query.name, kinds=tuple(query.kind), ref=query.ref, after=after)
         return StreamingResponse(
-            _sse(items, door), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            _sse(items, door, after), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
 
 
@@ -209,15 +209,16 @@ def _last_event_id(request: Request) -> int | None:
     return int(last)
 
 
-async def _sse(items: AsyncIterator[FeedItem], door: Door) -> AsyncIterator[bytes]:
+async def _sse(items: AsyncIterator[FeedItem], door: Door, after: int) -> AsyncIterator[bytes]:
     """Yield the feed, a comment when nothing happens, and an end when the daemon shuts down.
 
-    A slow client holds nothing up: the next item is asked for once the last one was taken.
+    First comes the number it begins after: who loses the stream before the first item can go on from there. A slow
+    client holds nothing up: the next item is asked for once the last one was taken.
     """
     following: asyncio.Future[FeedItem] | None = None
     closing = asyncio.ensure_future(door.closing.wait())
     try:
-        yield b": following\n\n"
+        yield b": following\nid: %d\n\n" % after
         while not closing.done():
             following = following or asyncio.ensure_future(_next(items))
             either: set[asyncio.Future[Any]] = {following, closing}

@@ -93,6 +93,11 @@ class Output:
             write(sys.stderr, paint(safe(text), style, sys.stderr) + "\n")
             sys.stderr.flush()
 
+    def notice(self, text: str) -> None:
+        """Say on standard error what a person should know, whatever form the output has."""
+        write(sys.stderr, paint(safe(f"tollboard: {text}"), "yellow", sys.stderr) + "\n")
+        sys.stderr.flush()
+
     def time(self, at: float | None) -> str:
         """Return a point in time: for a person on a terminal, exact on a pipe."""
         return ago(at) if self.terminal else exact(at)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from tollboard.surfaces.cli.app import READING, AnyName, Name, command
-from tollboard.surfaces.cli.failures import DONE
+from tollboard.surfaces.cli.failures import DONE, STOPPED_BY_USER
 from tollboard.surfaces.cli.following import cost_of
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Output, paint
@@ -20,6 +20,7 @@ from tollboard.surfaces.cli.text import clock, count, exact, one_line
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from tollboard.daemon.client import Client
     from tollboard.fleet.board import Board
     from tollboard.fleet.records import Entry, FeedItem, Inbox, InboxSession, Transcript
 
@@ -170,7 +171,7 @@ def tail(
         int | None, typer.Option("--after", metavar="SEQ", min=0, help="Begin after this number, 0 for all.")
     ] = None,
 ) -> int:  # fmt: skip
-    """Follow what happens, a line for each event, until Ctrl-C.
+    """Follow what happens, a line for each event, until Ctrl-C; over restarts of the daemon too.
 
     \b
     Example:
@@ -178,7 +179,8 @@ def tail(
       tollboard tail --after 0 --json
     """
 
-    async def follow(board: Board) -> None:
+    async def follow(board: Client) -> None:
+        board.on_notice = cli.out.notice
         feed = cast("AsyncGenerator[FeedItem]", board.tail(name, kinds=tuple(kind or ()), after=after))
         async with aclosing(feed):
             async for item in feed:
@@ -187,8 +189,10 @@ def tail(
                 else:
                     print_item(cli.out, item)
 
-    with suppress(KeyboardInterrupt):  # the way it is meant to end
+    try:
         cli.run(follow)
+    except KeyboardInterrupt:
+        return STOPPED_BY_USER
     return DONE
 
 

@@ -171,7 +171,7 @@ def tail(
         int | None, typer.Option("--after", metavar="SEQ", min=0, help="Begin after this number, 0 for all.")
     ] = None,
 ) -> int:  # fmt: skip
-    """Follow what happens, a line for each event, until Ctrl-C; over restarts of the daemon too.
+    """Follow what happens, a line for each event, until Ctrl-C.
 
     \b
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any, cast
 
 from tollboard.errors import Overloaded, RateLimited
@@ -33,7 +34,7 @@ class PoolClient:
         self._call = call
 
     async def start(
-        self, name: str, size: Size, *, path: str | os.PathLike[str], backend: str, role: str | None = None,
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
         strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
         min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
         **options: object,

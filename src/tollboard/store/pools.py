@@ -115,13 +115,15 @@ class StorePools:
 class StorePoolJournal:
     """Implements PoolJournal for one pool."""
 
-    __slots__ = ("_clock", "_pool_id", "_retries", "_writer")
+    __slots__ = ("_clock", "_pool_id", "_retries", "_writer", "refused")
 
     def __init__(self, pool_id: str, writer: Writer, retries: Retries, clock: Clock) -> None:
         self._pool_id = pool_id
         self._writer = writer
         self._retries = retries
         self._clock = clock
+        self.refused: set[str] = set()
+        """Tasks whose acceptance failed: there is nothing whose outcome could be remembered."""
 
     def accepted(self, task: PoolTask) -> Write:
         """Add a task. Raises Overloaded when too much waits to be written."""
@@ -129,7 +131,7 @@ class StorePoolJournal:
             task.ref, self._pool_id, task.index, task.role, task.hint_s, task.prompt, task.submitted_at,
             task.attempt, task.worker,
         )  # fmt: skip
-        return self._writer.submit(Write(queries.ACCEPT_TASK.sql, params))
+        return self._writer.submit(TaskAccept(self, params))
 
     def started(self, task: PoolTask, worker: str, attempt: int) -> Write:
         """Note the start; it fails when the task is not there as unfinished, so that it does not run."""
@@ -137,9 +139,28 @@ class StorePoolJournal:
         params = (attempt, worker, started_at, task.ref)
         return self._writer.submit(TaskStart(queries.START_TASK.sql, params), must=True)
 
-    def finished(self, result: TaskResult) -> Write:
-        """Note the outcome, and go on trying while the disk fails."""
+    def finished(self, result: TaskResult) -> Write | None:
+        """Note the outcome, and go on trying while the disk fails. `None` for a task that was never kept."""
+        if result.ref in self.refused:
+            self.refused.discard(result.ref)
+            return None
         return self._writer.submit(TaskFinish(self, _ending(result)), must=True)
+
+
+class TaskAccept(Write):
+    """An acceptance on its way."""
+
+    __slots__ = ("journal",)
+
+    def __init__(self, journal: StorePoolJournal, params: Row) -> None:
+        super().__init__(queries.ACCEPT_TASK.sql, params)
+        self.journal = journal
+
+    def settle(self) -> None:
+        """Settle, and remember that there is no such task if it failed."""
+        if self.error is not None:
+            self.journal.refused.add(self.params[0])
+        super().settle()
 
 
 class TaskStart(Start):
@@ -164,7 +185,11 @@ class TaskFinish(Write):
 
     def settle(self) -> None:
         """Settle, or come back later."""
-        error = self.error
+        error, refused = self.error, self.journal.refused
+        if self._ref in refused:
+            refused.discard(self._ref)
+            super().settle()
+            return
         if isinstance(error, StoreUnavailable) and self.journal._retries.later(self):
             return
         if type(error) is StoreError and self.mended is None:
@@ -174,6 +199,10 @@ class TaskFinish(Write):
             return
         self.error = error or self.mended
         super().settle()
+
+    @property
+    def _ref(self) -> str:
+        return str(self.params[-2])
 
     def again(self) -> None:
         """Submit it once more."""

@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tollboard.backends._process import find_processes
 from tollboard.backends.scripted import ScriptedBackend, ScriptedSession
 from tollboard.errors import BackendError, InvalidOption
+from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import Turn
 from tollboard.runtime.event import (
@@ -201,13 +203,13 @@ async def test_closing_early_ends_the_turns_processes(tmp_path: Path) -> None:
     session = await session_of(
         {"process": ["sleep", "3600"]},
         {"process": ["sleep", "3600"], "hang": True},
-        env_marker="TB_TEST=1",
+        env_marker=f"TB_TEST={(value := new_ref())}",
         cwd=str(tmp_path),
     )
     (notice, _) = await play(session)
     assert isinstance(notice, NoticeEvent)
     kept = psutil.Process(int(notice.message))
-    assert kept.environ()["TB_TEST"] == "1"
+    assert await find_processes(marker=("TB_TEST", value)) == [kept]
     assert kept.cwd() == str(tmp_path)
     turn = RecordingTurn()
     task = asyncio.create_task(play(session, turn=turn))

@@ -10,23 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.acceptance.witness import WitnessDaemon, left_of, witnessed
 from tollboard.daemon.client import Client
 from tollboard.errors import RequestNotFound, TollboardError
 from tollboard.fleet.records import Entry, PollCompleted, PollFailed
 
-WITNESS_DAEMON = Path(__file__).with_name("witness_daemon.py")
 SESSIONS = 20
 CLIENTS = 4
 PROMPTS_PER_LIFE = (3, 40)
@@ -47,32 +43,9 @@ class Storm:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.daemon: subprocess.Popen[bytes] | None = None
+        self.daemon = WitnessDaemon(self.home)
         self.enough = asyncio.Event()
         self.goal = 0
-
-    async def start(self) -> None:
-        """Start the daemon and wait until it says that it is ready."""
-        ready, theirs = os.pipe()
-        self.daemon = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-            [sys.executable, str(WITNESS_DAEMON), "--home", str(self.home), "--ready-fd", str(theirs)],
-            pass_fds=[theirs], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(theirs)
-        said = await asyncio.to_thread(_read_all, ready)
-        assert b"ready" in said, f"the daemon did not start: {said!r}"
-
-    async def kill(self) -> None:
-        """Kill the daemon without a word."""
-        assert self.daemon is not None
-        self.daemon.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(self.daemon.wait)
-
-    def end(self) -> None:
-        """Leave no daemon behind, however the test went."""
-        if self.daemon is not None and self.daemon.poll() is None:
-            self.daemon.kill()
-            self.daemon.wait()
 
     async def client(self) -> None:
         """Send prompts for ever; whatever the daemon's death does to a call is the next call's problem."""
@@ -103,32 +76,8 @@ class Storm:
         self.goal = len(self.refs) + self.random.randint(*PROMPTS_PER_LIFE)
         async with asyncio.timeout(60):
             await self.enough.wait()
-        await self.kill()
-        await self.start()
-
-
-def _read_all(fd: int) -> bytes:
-    with os.fdopen(fd, "rb") as pipe:
-        return pipe.read()
-
-
-def _left(home: Path) -> list[psutil.Process]:
-    """Return the processes that still carry the marker of a session, or serve this state directory."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if str(home) in " ".join(process.cmdline()) or str(home) in process.environ().get(
-                "CHAOS_HOME", ""
-            ):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [process for process in found if process.pid != os.getpid()]
-
-
-def _witnessed(directory: Path) -> list[str]:
-    log = directory / "witness.log"
-    return log.read_text().split() if log.exists() else []
+        await self.daemon.kill()
+        await self.daemon.start()
 
 
 async def _all_entries(board: Client, session: str) -> list[Entry]:
@@ -153,12 +102,12 @@ async def test_every_ref_has_one_outcome_and_nothing_runs_twice_whatever_is_kill
     try:
         await _storm(storm, tmp_path, chaos_kills)
     finally:
-        storm.end()
+        storm.daemon.end()
 
 
 async def _storm(storm: Storm, tmp_path: Path, chaos_kills: int) -> None:
     home = storm.home
-    await storm.start()
+    await storm.daemon.start()
     async with await Client.connect(home, start=False) as board:
         for n in range(SESSIONS):
             (tmp_path / f"s{n}").mkdir()
@@ -183,7 +132,7 @@ async def _storm(storm: Storm, tmp_path: Path, chaos_kills: int) -> None:
         for start in range(0, len(refs), 500):
             report = await board.wait(refs[start : start + 500], timeout=120)
             assert not report.pending, "a ref never ended"
-        ran = Counter(token for n in range(SESSIONS) for token in _witnessed(tmp_path / f"s{n}"))
+        ran = Counter(token for n in range(SESSIONS) for token in witnessed(tmp_path / f"s{n}"))
         twice = [token for token, count in ran.items() if count > 1]
         assert not twice, f"ran twice: {twice[:5]}"
         for ref, (session, token) in storm.refs.items():
@@ -204,10 +153,9 @@ async def _storm(storm: Storm, tmp_path: Path, chaos_kills: int) -> None:
             await board.poll("s0", "no-such-ref")
         await board.shutdown()
 
-    assert storm.daemon is not None
-    await asyncio.to_thread(storm.daemon.wait)
+    await storm.daemon.ended()
     with sqlite3.connect(home / "tollboard.db") as database:
         assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
-    assert _left(home) == []
+    assert left_of(home) == []
     took_s = time.monotonic() - storm.began
     print(f"{chaos_kills} kills, {len(storm.refs)} refs, {storm.sent} prompts sent, {took_s:.0f} s")

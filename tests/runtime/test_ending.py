@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -749,6 +750,64 @@ async def test_r28_a_plain_handle_event_may_return_an_awaitable(runtime: Runtime
     await runtime.ask("a", "very last")
     assert order == ["one", "two", "three"]
     assert sorted(backend.ran) == ["last", "one", "three", "two", "very last"]
+
+
+async def test_r17_an_agent_that_a_stop_takes_out_of_an_event_runs_nothing_more(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    begun = asyncio.Event()
+    held = backend.terminate_gate = Gate()
+
+    async def handle_event(event: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await runtime.start_agent(Scripted, "a", backend=backend, handle_event=handle_event)
+    runtime.notify("a", "first")
+    await begun.wait()
+    ended: list[Any] = []
+    runtime.tell("a", "queued", on_complete=lambda ref, outcome: ended.append(outcome))
+    stopping = asyncio.create_task(runtime.stop("a"))
+    await held.entered.wait()
+    assert runtime.status("a").phase is Phase.STOPPING
+    with pytest.raises(AgentNotFound):
+        runtime.tell("a", "late")
+    held.release()
+    await stopping
+    assert [_reason(outcome) for outcome in ended] == [Reason.STOPPED]
+    assert backend.ran == []
+
+
+async def test_r24_a_stop_during_post_run_is_not_announced_as_a_halt(
+    runtime: Runtime, backend: Puppet, seen: TelemetryRecorder
+) -> None:
+    begun = asyncio.Event()
+
+    async def post_run() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await runtime.start_agent(Scripted, "a", backend=backend, post_run=post_run)
+    runtime.halt("a")
+    await begun.wait()
+    await runtime.stop("a")
+    assert telemetry.HALTED not in seen.names()
+
+
+async def test_r28_an_event_that_a_stop_overtakes_is_given_up_for_good(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    begun: list[Coroutine[Any, Any, None]] = []
+
+    class Agent(Plain):
+        def handle_event(self, event: object) -> Any:
+            begun.append(asyncio.sleep(0))
+            return begun[0]
+
+    await runtime.start_agent(Agent, "a", backend=backend)
+    runtime.notify("a", "x")
+    await runtime.stop("a")
+    assert [inspect.getcoroutinestate(work) for work in begun] == [inspect.CORO_CLOSED]
 
 
 @pytest.mark.parametrize("hook", ["handle_response", "handle_event"])

@@ -56,10 +56,10 @@ async def busy_period(machine: Machine) -> None:
         while machine.phase is PROCESSING:
             if machine.notifications:
                 await _drain_notifications(machine)
+                # Again from the top: events may have come meanwhile, or a stop, after which nothing may be taken.
+                continue
             request = machine.take()
             if request is None:
-                if machine.notifications:
-                    continue
                 if machine.halted and not machine.halt_announced:
                     await _announce_halt(machine)
                 else:
@@ -369,7 +369,7 @@ async def _announce_halt(machine: Machine) -> None:
     if machine.hooks.post_run:
         value = callbacks.call(machine, "post_run", machine.agent.post_run)
         await _finish_between(machine, "post_run", value)
-        if not machine.halted:
+        if not machine.halted or machine.phase is not PROCESSING:
             return
     machine.emit_halted()
 

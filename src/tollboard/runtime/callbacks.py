@@ -93,6 +93,11 @@ class Begun:
     def __init__(self, value: Awaitable[object]) -> None:
         self.value = value
 
+    def drop(self) -> None:
+        """Give up on what nobody will await; a coroutine that is only forgotten would complain to stderr."""
+        if inspect.iscoroutine(self.value):
+            self.value.close()
+
 
 def describe(exc: BaseException) -> str:
     """Return the exception's type and where it was raised, without its message or any value."""

@@ -462,6 +462,13 @@ class Machine:
                 if self.freeze() and self.phase is IDLE:
                     self.announce_halt()
 
+    def drop_events(self) -> None:
+        """Forget the events that wait: the agent ends and nobody will handle them."""
+        for event, _size in self.notifications or ():
+            if isinstance(event, callbacks.Begun):
+                event.drop()
+        self.notifications, self.notification_bytes = None, 0
+
     # -- life ----------------------------------------------------------------------------------
 
     def work(self) -> None:

@@ -185,6 +185,7 @@ class Supervisor:
     def _fail_all(self, machine: Machine, outcome: Failed) -> tuple[str, ...]:
         """End every request that is left, the one in flight first; return their refs."""
         failed = machine.take_all()
+        machine.drop_events()
         if machine.alarm is not None:
             machine.alarm.cancel()
         expire_all(machine, "the session was stopped")

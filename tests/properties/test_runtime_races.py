@@ -29,12 +29,14 @@ from tollboard.runtime.agent import GenAgent, Halt, Prompt, Skip
 from tollboard.runtime.approval import ApprovalRequest, Approve
 from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
 from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, TextEvent
-from tollboard.runtime.results import Outcome, Pending, Reason
+from tollboard.runtime.results import Failed, Outcome, Pending, Reason
 from tollboard.runtime.runtime import Runtime
+from tollboard.runtime.telemetry import AGENT_CRASHED
 from tollboard.testing.clock import FakeClock
 from tollboard.testing.recorder import RecordingJournal
 
 EXAMPLES = 150
+ON_PURPOSE = "on purpose"
 GATE = 99
 """In place of a number of passes: wait until the gates open."""
 passes = st.sampled_from([0, 0, 0, 1, 2, 5, GATE])
@@ -122,6 +124,7 @@ class World:
         self.quiet = quiet
         self.clock = FakeClock()
         self.runtime = Runtime(clock=self.clock, runnable=2)
+        self.runtime.telemetry.attach("world", [AGENT_CRASHED], self._crashed)
         self.journal = LateJournal(self, late_commits)
         self.backend = Chaotic(self)
         self.plans: dict[str, Plan] = {}
@@ -135,6 +138,8 @@ class World:
         self.asks: list[asyncio.Task[Any]] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.begun: list[str] = []
+        self.interrupted: set[str] = set()
+        """Prompts that an interrupt may have ended."""
         self.depth = 0
         self.advanced = False
 
@@ -143,6 +148,19 @@ class World:
         text = f"p{next(self.numbers)}"
         self.plans[text] = plan
         return text
+
+    def _crashed(self, name: object, measurements: object, metadata: Mapping[str, object]) -> None:
+        if metadata["reason"] != ON_PURPOSE:
+            self.wrong.append(f"the agent crashed: {metadata['reason']}")
+
+    def interrupt(self, ref: str | None) -> None:
+        """Interrupt, and note who may be hit: the one in flight, if it is the one meant."""
+        machine = self.runtime.whereis("a")
+        if machine is not None and (flying := machine.in_flight()) is not None and ref in (None, flying):
+            request = machine.pending(flying)
+            assert request is not None
+            self.interrupted.add(request.prompt)
+        self.runtime.interrupt("a", ref=ref)
 
     async def wait(self, count: int) -> None:
         """Wait for some passes of the loop, or for the gates."""
@@ -227,6 +245,9 @@ class LateJournal(RecordingJournal):
         if request.ref in self.outcomes:
             self.world.wrong.append(f"{request.prompt} ended twice in the journal")
         self.outcomes[request.ref] = outcome
+        hit = outcome == Failed(Reason.INTERRUPTED)
+        if hit and request.prompt not in self.world.interrupted:
+            self.world.wrong.append(f"{request.prompt} was hit by an interrupt that was meant for another")
         return self._commit("finished", request)
 
 
@@ -294,7 +315,7 @@ class Chaotic(Backend[dict[str, Any]]):
             case "raise":
                 raise RuntimeError("broken")
             case "crash":
-                raise Crash("on purpose")
+                raise Crash(ON_PURPOSE)
             case "cancelled":
                 future = asyncio.get_running_loop().create_future()
                 future.cancel()
@@ -337,7 +358,7 @@ class Agent(GenAgent):
 
     def handle_stream_event(self, event: Event) -> None:
         if self.plan.watch == "interrupt":
-            self.world.runtime.interrupt("a")
+            self.world.interrupt(None)
         _misbehave(self.plan.watch)
 
     def _decide(self) -> Any:
@@ -376,7 +397,7 @@ def _misbehave(kind: str) -> None:
     if kind == "raise":
         raise ValueError("hunter2")
     if kind == "crash":
-        raise Crash("on purpose")
+        raise Crash(ON_PURPOSE)
 
 
 # -- the verbs --------------------------------------------------------------------------------------------------------
@@ -446,17 +467,19 @@ class Driver:
             except TollboardError as exc:
                 return exc.code
 
-        world.asks.append(asyncio.create_task(asking()))
+        world.asks.append(asyncio.create_task(asking(), name=text))
 
     async def do_hang_up(self, plan: Plan, event: object, number: int) -> None:
         if self.world.asks:
-            self.world.asks[number % len(self.world.asks)].cancel()
+            task = self.world.asks[number % len(self.world.asks)]
+            self.world.interrupted.add(task.get_name())
+            task.cancel()
 
     async def do_notify(self, plan: Plan, event: tuple[str, int], number: int) -> None:
         self.world.runtime.notify("a", event)
 
     async def do_interrupt(self, plan: Plan, event: object, number: int) -> None:
-        self.world.runtime.interrupt("a", ref=self.ref(number) if number % 2 else None)
+        self.world.interrupt(self.ref(number) if number % 2 else None)
 
     async def do_cancel(self, plan: Plan, event: object, number: int) -> None:
         self.world.runtime.cancel(self.ref(number))
@@ -501,16 +524,10 @@ class Driver:
 
 VERBS = [name.removeprefix("do_") for name in vars(Driver) if name.startswith("do_")]
 COMMON = ["tell"] * 6 + ["ask"] * 3 + ["open"] * 3 + ["interrupt", "start"] * 2
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(VERBS + COMMON),
-        plans,
-        events,
-        st.integers(0, 12),
-        st.sampled_from([0, 0, 1, 2, 3, 8]),
-    ),
-    max_size=30,
+step = st.tuples(
+    st.sampled_from(VERBS + COMMON), plans, events, st.integers(0, 12), st.sampled_from([0, 0, 1, 2, 3, 8])
 )
+steps = st.lists(step, max_size=10) | st.lists(step, min_size=15, max_size=40)
 options = st.fixed_dictionaries(
     {
         "watchdog_s": st.sampled_from([10.0, 600.0]),

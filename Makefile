@@ -47,7 +47,7 @@ bench: .venv-bench/.all ## measure ourselves beside the peers and write benchmar
 	.venv-bench/bin/python benchmarks/run.py
 
 chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
-	$(BIN)/python -m pytest tests/acceptance/test_chaos.py -m chaos -s \
+	$(BIN)/python -m pytest tests/acceptance -m chaos -s \
 		--chaos-kills=$(TOLLBOARD_CHAOS_KILLS) $(PYTEST_FLAGS)
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

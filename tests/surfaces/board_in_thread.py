@@ -11,6 +11,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import tollboard.backends as backends
+from tollboard.fleet.pools.pools import Pools
 from tollboard.fleet.records import Caller
 from tollboard.fleet.switchboard import Switchboard
 from tollboard.store.store import Store
@@ -26,15 +27,18 @@ class BoardInThread:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._store, self._board = self.do(self._open(directory))
+            self._store, self._board, pools = self.do(self._open(directory))
+            self.pools = Crossing(pools, self._loop)
         except BaseException:
             self._end_thread()
             raise
 
-    async def _open(self, directory: Path) -> tuple[Store, Switchboard]:
+    async def _open(self, directory: Path) -> tuple[Store, Switchboard, Pools]:
         store = await Store.open(directory / "tollboard.db")
         board = await Switchboard.open(store, backends=backends)
-        return store, board.on_behalf_of(Caller("cli", "tester"))
+        pools = await Pools.open(store.pools, backends=backends)
+        caller = Caller("cli", "tester")
+        return store, board.on_behalf_of(caller), pools.on_behalf_of(caller)
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run something on the board's loop from a test."""
@@ -42,6 +46,7 @@ class BoardInThread:
 
     def close(self) -> None:
         """Close the board and end the thread."""
+        self.do(self.pools.inner.close(grace_s=0))
         self.do(self._board.close(grace_s=0))
         self.do(self._store.close())
         self._end_thread()
@@ -75,14 +80,7 @@ class BoardInThread:
     def __getattr__(self, verb: str) -> Any:
         if verb.startswith("_"):
             raise AttributeError(verb)
-        method = getattr(self._board, verb)
-
-        async def call(*args: Any, **options: Any) -> Any:
-            return await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(method(*args, **options), self._loop)
-            )
-
-        return call
+        return getattr(Crossing(self._board, self._loop), verb)
 
     async def tail(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
         """Follow the feed across the threads."""
@@ -93,6 +91,24 @@ class BoardInThread:
                 yield await asyncio.wrap_future(step)
         finally:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(feed), self._loop))
+
+
+class Crossing:
+    """Lets the verbs of something that lives on one loop be awaited on another."""
+
+    def __init__(self, inner: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.inner = inner
+        self._loop = loop
+
+    def __getattr__(self, verb: str) -> Any:
+        method = getattr(self.inner, verb)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(method(*args, **options), self._loop)
+            )
+
+        return call
 
 
 async def _next(feed: AsyncIterator[Any]) -> Any:

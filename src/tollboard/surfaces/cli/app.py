@@ -146,6 +146,12 @@ def root(
         typer.echo(context.get_help())
 
 
+def show_help(context: typer.Context) -> None:
+    """Show the help of a group of commands when none of them was named."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 def command(
     section: str | None, *, name: str | None = None, to: typer.Typer = app
 ) -> Callable[[Callable[Concatenate[Cli, P], int | None]], Callable[Concatenate[Cli, P], int | None]]:

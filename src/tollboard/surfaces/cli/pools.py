@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.surfaces.cli.app import POOLS, Group, app, command
+from tollboard.surfaces.cli.app import POOLS, Group, app, command, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
@@ -36,9 +36,9 @@ group = typer.Typer(
       tollboard pool results reviews --csv
     """,
     rich_markup_mode=None,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+group.callback(invoke_without_command=True)(show_help)
 app.add_typer(group, rich_help_panel=POOLS)
 
 

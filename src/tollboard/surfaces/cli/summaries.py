@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.surfaces.cli.app import READING, Group, Name, app, command
+from tollboard.surfaces.cli.app import READING, Group, Name, app, command, show_help
 from tollboard.surfaces.cli.editor import edit_text
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Column, Output
@@ -24,6 +24,7 @@ group = typer.Typer(
     help="Keep your own notes on a session; no agent writes them.",
     rich_markup_mode=None,
 )
+group.callback(invoke_without_command=True)(show_help)
 app.add_typer(group, rich_help_panel=READING)
 
 

@@ -552,8 +552,8 @@ def check_now(world: World) -> None:
     assert all(len(ended) <= 1 for ended in world.outcomes.values())
     machine = world.runtime.whereis("a")
     if machine is not None:
-        machine.status()
-        machine.snapshot()
+        world.runtime.status("a")
+        world.runtime.snapshot("a")
 
 
 def check_order(world: World) -> None:

@@ -25,7 +25,7 @@ from tollboard.fleet.records import BroadcastItem, Poll, PollPending, WaitReport
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.ids import new_ref
-from tollboard.runtime.machine import LIVE
+from tollboard.runtime.legal import LIVE
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase

@@ -15,9 +15,10 @@ from tollboard.fleet import settings
 from tollboard.fleet.ledger import SessionJournal
 from tollboard.fleet.records import Life, SessionRecord, SessionStatus, StopReport
 from tollboard.runtime.agent import GenAgent, Halt
-from tollboard.runtime.machine import LIVE, Machine
+from tollboard.runtime.legal import LIVE
+from tollboard.runtime.machine import Machine
 from tollboard.runtime.request import Request
-from tollboard.runtime.status import Phase
+from tollboard.runtime.status import Phase, agent_status
 
 
 class SessionAgent(GenAgent):
@@ -111,7 +112,7 @@ class LiveSession:
         machine = self.machine
         if machine is None:
             return status_of(self.record, turns=self.journal.turns, queued=len(self.waiting))
-        agent = machine.status()
+        agent = agent_status(machine)
         return _status(
             self.record,
             self.notice,

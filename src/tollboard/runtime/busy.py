@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import BackendError, Crash, StoreError
-from tollboard.runtime import callbacks, telemetry
+from tollboard.runtime import callbacks, notifications, telemetry
 from tollboard.runtime.agent import Halt, Next, Prompt, Skip
 from tollboard.runtime.approvals import expire_all
 from tollboard.runtime.callbacks import Begun, Raised
@@ -351,8 +351,8 @@ async def _pre_run(machine: Machine) -> bool:
 
 async def _drain_notifications(machine: Machine) -> None:
     """Handle what was buffered, in order; one event's failure does not lose the next (R28, E02)."""
-    kept, machine.notifications, machine.notification_bytes = machine.notifications or [], None, 0
-    for event, _size in kept:
+    kept, machine.notifications = machine.notifications, None
+    for event in kept.events if kept is not None else ():
         if isinstance(event, Begun):
             value: object = event.value
         else:
@@ -360,7 +360,7 @@ async def _drain_notifications(machine: Machine) -> None:
         value = await _finish_between(machine, "handle_event", value)
         if machine.phase is not PROCESSING:
             return
-        machine.apply_event(value)
+        notifications.apply(machine, value)
 
 
 async def _announce_halt(machine: Machine) -> None:

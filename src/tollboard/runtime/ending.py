@@ -1,13 +1,15 @@
-"""What is kept of told requests that have ended: a bounded cache of outcomes, and who waits for one (R06-R08, R50)."""
+"""The ends of requests: of those that no turn will end, and a bounded cache of outcomes (R06-R08, R50)."""
 
 from __future__ import annotations
 
 from asyncio import Future
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from tollboard.errors import TollboardError
 from tollboard.runtime.callbacks import tell_complete
-from tollboard.runtime.request import Request
-from tollboard.runtime.results import Completed, Outcome
+from tollboard.runtime.request import ASK, Request
+from tollboard.runtime.results import Completed, Failed, Outcome, Pending, PollResult
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -65,3 +67,46 @@ class Endings:
         ref = next(iter(self.results))
         self._bytes -= _weight(self.results.pop(ref))
         self._machine.runtime.refs.pop(ref, None)
+
+
+def poll(machine: Machine, ref: str) -> PollResult | None:
+    """Return how a told request stands, `None` if it is unknown or evicted."""
+    endings = machine.endings
+    if endings is not None and (outcome := endings.results.get(ref)) is not None:
+        return outcome
+    request = machine.pending(ref)
+    if request is None or request.origin is ASK:
+        return None
+    before = machine.waits_upnext()
+    if request is machine.upnext:
+        return Pending(before)
+    position = machine.mailbox.position(ref) if machine.mailbox is not None else None
+    return Pending(0 if position is None else position + before)
+
+
+def end_unrun(machine: Machine, requests: list[Request], outcome: Failed) -> None:
+    """End requests that no turn will end: remember it, then resolve them."""
+    for request in requests:
+        request.outcome = outcome
+        commit = machine.journal.finished(request, outcome, 0.0)
+        if commit is None:
+            machine.resolve(request, outcome)
+            continue
+        if machine.leaving is None:
+            machine.leaving = {}
+        task = machine.runtime.spawn(_resolve_after(machine, commit, request, outcome))
+        machine.leaving[request.ref] = (request, task)
+
+
+async def _resolve_after(
+    machine: Machine, commit: Awaitable[None], request: Request, outcome: Failed
+) -> None:
+    try:
+        await commit
+    except TollboardError as exc:
+        machine.runtime.supervisor.not_remembered(machine, request, exc)
+    finally:
+        if machine.leaving is not None:
+            machine.leaving.pop(request.ref, None)
+            machine.leaving = machine.leaving or None
+        machine.resolve(request, outcome)

@@ -1,8 +1,9 @@
-"""THE state machine of an agent: phases, flags, the table of legal inputs, one synchronous method per input.
+"""THE state machine of an agent: phases, flags, one synchronous method per input. `legal.py` has the table it obeys.
 
 Rules:
-1. Every change of an agent's state happens here or, inside a busy period, in `busy.py`. Nobody else writes a field.
-2. A method here never awaits and never calls user code, except a plain `handle_event` or `post_run` of an idle agent.
+1. Every change of an agent's phase and flags happens here or, inside a busy period, in `busy.py`; only what a field
+   holds has a file of its own (mailbox, notifications, endings, approvals).
+2. A method here never awaits and never calls user code.
 3. The loop is the lock: a method runs to completion, so a check and the change that depends on it cannot be parted
    (E35: "is it busy?" and "then queue it" are one step).
 4. An idle agent owns no task, no mailbox object and no future. A busy period owns one task, which runs turns until
@@ -23,67 +24,35 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Mapping
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import (
     AgentNotFound,
-    Crash,
     Draining,
     NotCancellable,
     Overloaded,
     RequestNotFound,
     SessionHalted,
-    TollboardError,
 )
 from tollboard.runtime import callbacks, telemetry
-from tollboard.runtime.agent import GenAgent, Halt, Prompt
-from tollboard.runtime.ending import Endings
+from tollboard.runtime.agent import GenAgent, Prompt
+from tollboard.runtime.ending import Endings, end_unrun
+from tollboard.runtime.legal import LEGAL, Input
 from tollboard.runtime.mailbox import Mailbox, size_in_bytes
-from tollboard.runtime.request import ASK, CHAIN, EVENT, FAIL, TELL, Request
-from tollboard.runtime.results import Failed, Pending, PollResult, Reason
-from tollboard.runtime.status import IDLE, PROCESSING, STOPPING, AgentSnapshot, AgentStatus, Phase
+from tollboard.runtime.request import CHAIN, FAIL, TELL, Request
+from tollboard.runtime.results import Failed, Reason
+from tollboard.runtime.status import IDLE, PROCESSING, STOPPING
 
 if TYPE_CHECKING:
     from tollboard.clock import Clock, Timer
     from tollboard.runtime.approvals import PendingApproval
     from tollboard.runtime.backend import Backend
     from tollboard.runtime.journal import Journal
+    from tollboard.runtime.notifications import Notifications
     from tollboard.runtime.options import AgentOptions
     from tollboard.runtime.runtime import Runtime
     from tollboard.runtime.subscription import Subscription
     from tollboard.runtime.turn import Turn
-
-
-class Input(Enum):
-    """What can be asked of a machine."""
-
-    PROMPT = "prompt"
-    NOTIFY = "notify"
-    INTERRUPT = "interrupt"
-    CANCEL = "cancel"
-    HALT = "halt"
-    RESUME = "resume"
-    RESET = "reset"
-    DRAIN = "drain"
-    STOP = "stop"
-
-
-LIVE = (IDLE, PROCESSING)
-LEGAL: Mapping[Input, tuple[Phase, ...]] = {
-    Input.PROMPT: LIVE,
-    Input.NOTIFY: LIVE,
-    Input.INTERRUPT: LIVE,
-    Input.CANCEL: LIVE,
-    Input.HALT: LIVE,
-    Input.RESUME: LIVE,
-    Input.RESET: (IDLE,),
-    Input.DRAIN: (IDLE, PROCESSING, STOPPING),
-    Input.STOP: (IDLE, PROCESSING, STOPPING),
-}
-"""Which inputs are legal in which phase; everything else is refused with one error that names both."""
 
 
 class Machine:
@@ -91,10 +60,8 @@ class Machine:
 
     __slots__ = (
         "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
-        "halted", "hooks", "journal", "leaving", "mailbox", "name", "notification_bytes", "notifications", "options",
-        "phase",
-        "pre_run_due", "provider_session_id", "rested", "runtime", "session", "subscriptions", "task", "telemetry",
-        "turn", "upnext",
+        "halted", "hooks", "journal", "leaving", "mailbox", "name", "notifications", "options", "phase", "pre_run_due",
+        "provider_session_id", "rested", "runtime", "session", "subscriptions", "task", "telemetry", "turn", "upnext",
     )  # fmt: skip
 
     def __init__(
@@ -121,8 +88,7 @@ class Machine:
         self.mailbox: Mailbox | None = None
         self.leaving: dict[str, tuple[Request, asyncio.Task[None]]] | None = None
         """What ended without a turn and is being remembered as such: still pending for whoever asks."""
-        self.notifications: list[tuple[object, int]] | None = None
-        self.notification_bytes = 0
+        self.notifications: Notifications | None = None
         self.turn: Turn | None = None
         self.task: asyncio.Task[None] | None = None
         self.alarm: Timer | None = None
@@ -247,34 +213,8 @@ class Machine:
             request = self.mailbox.remove(ref) if self.mailbox is not None else None
             if request is None:
                 return None
-        self.end_unrun([request], Failed(reason))
+        end_unrun(self, [request], Failed(reason))
         return request
-
-    def end_unrun(self, requests: list[Request], outcome: Failed) -> None:
-        """End requests that no turn will end: remember it, then resolve them."""
-        for request in requests:
-            request.outcome = outcome
-            commit = self.journal.finished(request, outcome, 0.0)
-            if commit is None:
-                self.resolve(request, outcome)
-                continue
-            if self.leaving is None:
-                self.leaving = {}
-            self.leaving[request.ref] = (
-                request,
-                self.runtime.spawn(self._resolve_after(commit, request, outcome)),
-            )
-
-    async def _resolve_after(self, commit: Any, request: Request, outcome: Failed) -> None:
-        try:
-            await commit
-        except TollboardError as exc:
-            self.runtime.supervisor.not_remembered(self, request, exc)
-        finally:
-            if self.leaving is not None:
-                self.leaving.pop(request.ref, None)
-                self.leaving = self.leaving or None
-            self.resolve(request, outcome)
 
     def resolve(self, request: Request, outcome: Any) -> None:
         """Deliver the one outcome of a request to whoever waits for it. Its journal entry is durable by now."""
@@ -291,19 +231,6 @@ class Machine:
         if self.subscriptions is not None:
             for subscription in tuple(self.subscriptions):
                 subscription.ended(request.ref, outcome)
-
-    def poll(self, ref: str) -> PollResult | None:
-        """Return how a told request stands, `None` if it is unknown or evicted."""
-        endings = self.endings
-        if endings is not None and (outcome := endings.results.get(ref)) is not None:
-            return outcome
-        request = self.pending(ref)
-        if request is None or request.origin is ASK:
-            return None
-        if request is self.upnext:
-            return Pending(self.waits_upnext())
-        position = self.mailbox.position(ref) if self.mailbox is not None else None
-        return Pending(0 if position is None else position + self.waits_upnext())
 
     def pending(self, ref: str) -> Request | None:
         """Return the request if it is in flight or queued."""
@@ -326,6 +253,14 @@ class Machine:
     def queued(self) -> int:
         """How many requests wait."""
         return self.waits_upnext() + (len(self.mailbox) if self.mailbox is not None else 0)
+
+    def in_flight(self) -> str | None:
+        """Return the ref of the turn in flight, or of the one that is about to begin."""
+        if self.turn is not None:
+            return self.turn.ref
+        if self.upnext is not None and self.phase is PROCESSING and not self.halted:
+            return self.upnext.ref
+        return None
 
     # -- control -------------------------------------------------------------------------------
 
@@ -399,75 +334,6 @@ class Machine:
         if self.phase is IDLE and (self.upnext is not None or self.mailbox):
             self.work()
         return True
-
-    def notify(self, event: object) -> None:
-        """Handle an event now if the agent is idle, else keep it for after the turn. Raises Overloaded (R28-R30)."""
-        self.require(Input.NOTIFY)
-        if not self.hooks.handle_event:
-            return
-        if self.phase is IDLE and not self.hooks.handle_event_waits and callbacks.current.get() is not self:
-            self._handle_now(event)
-            return
-        size = len(event) if isinstance(event, str | bytes) else sys.getsizeof(event)
-        kept = self.notifications
-        if kept is None:
-            kept = self.notifications = []
-        options = self.options
-        if len(kept) >= options.max_notifications:
-            self.rejected(Input.NOTIFY, "overloaded")
-            raise Overloaded(
-                "notification buffer", limit=options.max_notifications, size=len(kept) + 1, unit="events"
-            )
-        if self.notification_bytes + size > options.max_notification_bytes:
-            self.rejected(Input.NOTIFY, "overloaded")
-            total = self.notification_bytes + size
-            raise Overloaded(
-                "notification buffer", limit=options.max_notification_bytes, size=total, unit="bytes"
-            )
-        kept.append((event, size))
-        self.notification_bytes += size
-        if self.phase is IDLE:
-            self.work()
-
-    def _handle_now(self, event: object) -> None:
-        """Call `handle_event` of an idle agent. What it turns out to await is awaited in a busy period."""
-        token = callbacks.current.set(self)
-        try:
-            value = callbacks.call(self, "handle_event", self.agent.handle_event, event)
-        except Crash as exc:
-            # Not the notifier's failure: the agent dies of it, as in any other callback.
-            self.runtime.crashed(self, str(exc))
-            return
-        finally:
-            callbacks.current.reset(token)
-        if not isinstance(value, Awaitable):
-            self.apply_event(value)
-            return
-        self.notifications = [(callbacks.Begun(value), 0), *(self.notifications or ())]
-        if self.phase is IDLE:
-            self.work()
-
-    def apply_event(self, value: object) -> None:
-        """Apply what `handle_event` returned: a prompt goes to the back of the mailbox, a halt freezes (R28)."""
-        match callbacks.as_next(self, "handle_event", value):
-            case Prompt(text):
-                request = Request(self.runtime.new_ref(), text, EVENT, self.clock.time())
-                try:
-                    self.accept(request)
-                except TollboardError as exc:
-                    callbacks.report(
-                        self, callbacks.Raised("handle_event", f"returned a prompt, refused: {exc.code}")
-                    )
-            case Halt():
-                if self.freeze() and self.phase is IDLE:
-                    self.announce_halt()
-
-    def drop_events(self) -> None:
-        """Forget the events that wait: the agent ends and nobody will handle them."""
-        for event, _size in self.notifications or ():
-            if isinstance(event, callbacks.Begun):
-                event.drop()
-        self.notifications, self.notification_bytes = None, 0
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -564,45 +430,3 @@ class Machine:
         self.alarm = None
         if self.turn is not None:
             self.turn.check_deadline()
-
-    # -- what can be seen ----------------------------------------------------------------------
-
-    def status(self) -> AgentStatus:
-        """Return how the agent stands; constant time."""
-        return AgentStatus(
-            name=self.name,
-            phase=self.phase,
-            halted=self.halted,
-            draining=self.draining,
-            needs_decision=bool(self.approvals),
-            queued=self.queued,
-            in_flight=self.in_flight(),
-            provider_session_id=self.provider_session_id,
-            agent=self.agent,
-        )
-
-    def in_flight(self) -> str | None:
-        """Return the ref of the turn in flight, or of the one that is about to begin."""
-        if self.turn is not None:
-            return self.turn.ref
-        if self.upnext is not None and self.phase is PROCESSING and not self.halted:
-            return self.upnext.ref
-        return None
-
-    def snapshot(self) -> AgentSnapshot:
-        """Return counts and times, no content; constant time."""
-        turn = self.turn
-        return AgentSnapshot(
-            name=self.name,
-            phase=self.phase,
-            halted=self.halted,
-            queued=self.queued,
-            queued_bytes=self.mailbox.bytes if self.mailbox is not None else 0,
-            notifications=len(self.notifications or ()),
-            results=len(self.endings.results) if self.endings is not None else 0,
-            approvals=len(self.approvals or ()),
-            origin=turn.request.origin if turn is not None else None,
-            attempt=turn.attempt if turn is not None else 0,
-            elapsed_s=self.clock.monotonic() - turn.began if turn is not None else None,
-            events=turn.seen if turn is not None else 0,
-        )

@@ -32,16 +32,18 @@ from tollboard.runtime.agent import GenAgent
 from tollboard.runtime.approval import Approval, Decision
 from tollboard.runtime.approvals import PendingApproval, decide
 from tollboard.runtime.backend import Backend
-from tollboard.runtime.ending import Endings
+from tollboard.runtime.ending import Endings, poll
 from tollboard.runtime.journal import Journal, NullJournal
-from tollboard.runtime.machine import Input, Machine
+from tollboard.runtime.legal import Input
+from tollboard.runtime.machine import Machine
+from tollboard.runtime.notifications import notify
 from tollboard.runtime.options import Restart, split_options
 from tollboard.runtime.registry import Registry
 from tollboard.runtime.request import ASK, TELL, WAIT, OnComplete, OnHalt, Request
 from tollboard.runtime.response import Response
 from tollboard.runtime.results import Completed, Failed, Outcome, Pending, PollResult, Reason
 from tollboard.runtime.scheduler import DEFAULT_CAP, Scheduler
-from tollboard.runtime.status import AgentSnapshot, AgentStatus, Phase
+from tollboard.runtime.status import AgentSnapshot, AgentStatus, Phase, agent_snapshot, agent_status
 from tollboard.runtime.subscription import DEFAULT_BUFFER, Subscription
 from tollboard.runtime.supervisor import Recipe, Stopped, Supervisor
 from tollboard.runtime.telemetry import Telemetry
@@ -316,7 +318,7 @@ class Runtime:
     def poll(self, ref: str) -> PollResult:
         """Return how a told request stands. Raises RequestNotFound if it is unknown or was evicted (R06, R07)."""
         machine = self.refs.get(ref)
-        result = machine.poll(ref) if machine is not None else None
+        result = poll(machine, ref) if machine is not None else None
         if result is None:
             raise RequestNotFound(f"there is no request {ref}, or its result was evicted")
         return result
@@ -385,7 +387,7 @@ class Runtime:
 
         When this returns the event was handled or is kept; raises Overloaded if it can be neither (R28, R29).
         """
-        self.registry.get(name).notify(event)
+        notify(self.registry.get(name), event)
 
     def interrupt(self, name: str, *, ref: str | None = None) -> bool:
         """End the turn in flight, only that of `ref` if given; return whether it did (R13, R14)."""
@@ -435,7 +437,7 @@ class Runtime:
         """Return how the agent stands; a crashed one is `dead`, with its reason. Raises AgentNotFound."""
         machine = self.registry.find(name)
         if machine is not None:
-            return machine.status()
+            return agent_status(machine)
         grave = self.registry.tombstone(name)
         if grave is None:
             self.registry.get(name)
@@ -444,7 +446,7 @@ class Runtime:
 
     def snapshot(self, name: str) -> AgentSnapshot:
         """Return counts and times of an agent, no content."""
-        return self.registry.get(name).snapshot()
+        return agent_snapshot(self.registry.get(name))
 
     def subscribe(self, name: str, *, ref: str | None = None, buffer: int = DEFAULT_BUFFER) -> Subscription:
         """Watch an agent's events live, or those of one request until its outcome (R39, R47).

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from tollboard.runtime.request import Origin
+
+if TYPE_CHECKING:
+    from tollboard.runtime.machine import Machine
 
 
 class Phase(Enum):
@@ -55,3 +59,37 @@ class AgentSnapshot:
     attempt: int
     elapsed_s: float | None
     events: int
+
+
+def agent_status(machine: Machine) -> AgentStatus:
+    """Return how the agent stands; constant time."""
+    return AgentStatus(
+        name=machine.name,
+        phase=machine.phase,
+        halted=machine.halted,
+        draining=machine.draining,
+        needs_decision=bool(machine.approvals),
+        queued=machine.queued,
+        in_flight=machine.in_flight(),
+        provider_session_id=machine.provider_session_id,
+        agent=machine.agent,
+    )
+
+
+def agent_snapshot(machine: Machine) -> AgentSnapshot:
+    """Return counts and times, no content; constant time."""
+    turn = machine.turn
+    return AgentSnapshot(
+        name=machine.name,
+        phase=machine.phase,
+        halted=machine.halted,
+        queued=machine.queued,
+        queued_bytes=machine.mailbox.bytes if machine.mailbox is not None else 0,
+        notifications=len(machine.notifications or ()),
+        results=len(machine.endings.results) if machine.endings is not None else 0,
+        approvals=len(machine.approvals or ()),
+        origin=turn.request.origin if turn is not None else None,
+        attempt=turn.attempt if turn is not None else 0,
+        elapsed_s=machine.clock.monotonic() - turn.began if turn is not None else None,
+        events=turn.seen if turn is not None else 0,
+    )

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tollboard.errors import Crash, TollboardError
-from tollboard.runtime import busy, callbacks, telemetry
+from tollboard.runtime import busy, callbacks, notifications, telemetry
 from tollboard.runtime.approvals import expire_all
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
+from tollboard.runtime.ending import end_unrun
 from tollboard.runtime.options import Restart
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Failed, Reason
@@ -115,7 +116,7 @@ class Supervisor:
         task = self._ends.get(machine)
         if task is None:
             queued = machine.drain()
-            machine.end_unrun(queued, Failed(Reason.DRAINING))
+            end_unrun(machine, queued, Failed(Reason.DRAINING))
             task = self._begin(machine, self._drain(machine, tuple(request.ref for request in queued)))
         return task
 
@@ -185,7 +186,7 @@ class Supervisor:
     def _fail_all(self, machine: Machine, outcome: Failed) -> tuple[str, ...]:
         """End every request that is left, the one in flight first; return their refs."""
         failed = machine.take_all()
-        machine.drop_events()
+        notifications.drop(machine)
         if machine.alarm is not None:
             machine.alarm.cancel()
         expire_all(machine, "the session was stopped")
@@ -197,7 +198,7 @@ class Supervisor:
                 failed.insert(0, turn.request)
             else:
                 machine.resolve(turn.request, turn.request.outcome)
-        machine.end_unrun(failed, outcome)
+        end_unrun(machine, failed, outcome)
         return tuple(request.ref for request in failed)
 
     def not_remembered(self, machine: Machine, request: Request, exc: TollboardError) -> None:

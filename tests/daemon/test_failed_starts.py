@@ -115,7 +115,7 @@ def test_a_full_disk_at_the_start_is_told(home: Path) -> None:
 
 def test_a_socket_path_that_is_too_long_is_refused_with_what_to_do(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
-    with pytest.raises(DaemonError, match=r"has \d+ bytes, the system allows 10\d: set TOLLBOARD_HOME"):
+    with pytest.raises(DaemonError, match=r"has \d+ bytes, the system allows 10\d; set TOLLBOARD_HOME"):
         asyncio.run(_connect(deep))
     assert not deep.exists()
     daemon = DaemonProcess(deep)

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
+import tollboard.fleet.lifecycle as lifecycle
 import tollboard.fleet.switchboard as switchboard
+import tollboard.store.retries as retries
 from tests.fleet.world import Fleet, completed, failed
 from tollboard.errors import AgentDead, DaemonError, Invalid, SessionHalted, StoreUnavailable
 from tollboard.fleet.records import Life
@@ -270,6 +272,25 @@ async def test_s12_a_closed_fleet_accepts_nothing_and_sends_those_who_wait_home(
         with pytest.raises(DaemonError):
             await call
     assert (await fleet.board.poll("api", ref)).status == "pending"
+
+
+async def test_s12_stopping_on_a_full_disk_says_so_and_goes_on_once_there_is_space(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "STALL_S", 0.05)
+    monkeypatch.setattr(retries, "_FIRST_S", 0.05)
+    await fleet.start(backend="gated")
+    ref = await fleet.board.send("api", "x")
+    await fleet.gated.running.wait()
+    fleet.fill_disk()
+    for _ in range(2):  # whoever asks again is told again
+        with pytest.raises(StoreUnavailable, match=r"'api' is being stopped.*disk is full; free some space"):
+            await fleet.board.stop_session("api")
+    fleet.free_disk()
+    report = await fleet.board.stop_session("api")
+    assert report.failed == (ref,)
+    assert await fleet.board.list_sessions() == ()
+    assert (await failed(fleet.board, "api", ref)).reason == "stopped"
 
 
 @pytest.mark.slow

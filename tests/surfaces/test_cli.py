@@ -127,6 +127,7 @@ def test_errors_name_the_thing_and_the_next_step(
     if words[0] != "broadcast":
         assert said.out == ""
         assert said.err.startswith("error: ")
+        assert len(said.err.splitlines()) <= 2  # what happened, and what to do
         with_json = api.types(*words, "--json")
         assert with_json.code == code
         assert set(with_json.json) == {"error"}
@@ -255,6 +256,9 @@ def test_busy_names_what_is_in_the_way(person: Person) -> None:
     assert said.code == 4
     assert "--queue" in said.err
     assert f"tollboard wait {ref}" in said.err
+    what, advice = said.err.splitlines()
+    assert what == f"error: session 'deploy' is working on {ref} and waits for a decision"
+    assert advice.startswith("  → send it after that turn: --queue    or decide: tollboard approvals deploy")
     assert person.types("send", "deploy", "two", "--queue").code == 0
 
 

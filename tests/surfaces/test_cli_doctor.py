@@ -15,6 +15,8 @@ import pytest
 
 from tests.surfaces.board_in_thread import BoardInThread
 from tollboard.errors import DaemonUnreachable
+from tollboard.fleet.records import Caller
+from tollboard.operations.access import read_token
 from tollboard.surfaces.cli import checks, connection, main
 
 
@@ -145,6 +147,18 @@ def test_a_token_that_others_may_read(home: Path, capsys: pytest.CaptureFixture[
     assert examine(home, capsys)[0] == 0
     assert main(["token", "--home", str(home)]) == 0
     assert capsys.readouterr().out == "secret-token\n"
+
+
+def test_a_narrow_token(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "token").write_text("secret-token\n")
+    (home / "token").chmod(0o600)
+    assert main(["token", "--allow", "read", "-a", "approve", "--name", "bot", "--home", str(home)]) == 0
+    access = read_token("secret-token", capsys.readouterr().out.strip(), Caller("http", "liar"))
+    assert (access.caller.client, sorted(access.capabilities)) == ("bot", ["approve", "read"])
+    assert main(["token", "--allow", "fly", "--home", str(home)]) == 2
+    assert "known are read, send, approve, admin" in capsys.readouterr().err
+    assert main(["token", "--name", "bot", "--home", str(home)]) == 2
+    assert "--allow" in capsys.readouterr().err
 
 
 def test_no_token_yet(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

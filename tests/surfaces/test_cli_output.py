@@ -186,3 +186,30 @@ def test_an_error_says_what_happened_and_what_to_do(capsys: pytest.CaptureFixtur
             "hint": "do this instead",
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (
+            errors.StoreUnavailable("no room in '/a; b'; free some space"),
+            ["no room in '/a; b'", "free some space"],
+        ),
+        (errors.StoreUnavailable("no room"), ["no room", "look closer: tollboard doctor"]),
+        (errors.AgentNotFound("no 'x'; see the list"), ["no 'x'", "see the sessions: tollboard list"]),
+        (errors.InvalidPrompt("the prompt is empty"), ["the prompt is empty"]),
+        (errors.WireError("a: wrong; b: wrong"), ["a: wrong; b: wrong"]),
+    ],
+)
+def test_an_error_is_a_line_of_what_and_a_line_of_what_to_do(
+    error: errors.TollboardError, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(error, Output())
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == len(lines)
+    assert all(wanted in line for line, wanted in zip(printed, lines, strict=True))
+
+
+def test_json_has_the_whole_message(capsys: pytest.CaptureFixture[str]) -> None:
+    report(errors.StoreUnavailable("no room; free some space"), Output(json=True))
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == "no room; free some space"

@@ -59,7 +59,7 @@ def load(name: str) -> Backend[Any]:
     loader = BACKENDS.get(name) if isinstance(name, str) else None
     if loader is None:
         raise UnknownBackend(
-            f"no backend is called {name!r}; known are: {', '.join(_described(n) for n in known())}"
+            f"no backend is called {name!r} (known are: {', '.join(_described(n) for n in known())})"
         )
     return loader()
 

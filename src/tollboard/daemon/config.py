@@ -65,7 +65,7 @@ class StateDirectory:
         length = len(os.fsencode(self.socket))
         if length > MAX_SOCKET_PATH:
             raise DaemonError(
-                f"the socket path {str(self.socket)!r} has {length} bytes, the system allows {MAX_SOCKET_PATH}: "
+                f"the socket path {str(self.socket)!r} has {length} bytes, the system allows {MAX_SOCKET_PATH}; "
                 f"set {HOME_VARIABLE} to a shorter directory"
             )
 
@@ -77,20 +77,35 @@ class StateDirectory:
             found = self.path.stat()
         except OSError as exc:
             raise DaemonError(
-                f"the state directory {str(self.path)!r} cannot be made: {exc.strerror}"
+                f"the state directory {str(self.path)!r} cannot be made: {exc.strerror}; "
+                f"set {HOME_VARIABLE} to a place where you may write"
             ) from None
         if not stat.S_ISDIR(found.st_mode):
-            raise DaemonError(f"the state directory {str(self.path)!r} is not a directory")
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} is not a directory; set {HOME_VARIABLE} to another place"
+            )
         if found.st_uid != os.geteuid():
             raise DaemonError(
-                f"the state directory {str(self.path)!r} belongs to another user (uid {found.st_uid})"
+                f"the state directory {str(self.path)!r} belongs to another user (uid {found.st_uid}); set "
+                f"{HOME_VARIABLE} to one of your own"
             )
         if found.st_mode & 0o077:
             raise DaemonError(
-                f"the state directory {str(self.path)!r} can be read by others: run `chmod 700 {self.path}`"
+                f"the state directory {str(self.path)!r} can be read by others; run `chmod 700 {self.path}`"
             )
         if not os.access(self.path, os.W_OK | os.X_OK, effective_ids=True):
-            raise DaemonError(f"the state directory {str(self.path)!r} cannot be written")
+            why = "its disk is read-only" if _is_read_only(self.path) else "you may not"
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} cannot be written: {why}; make it writable, or set "
+                f"{HOME_VARIABLE} to another place"
+            )
+
+
+def _is_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def state_directory(home: str | os.PathLike[str] | None = None) -> StateDirectory:

@@ -10,6 +10,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 
+from tollboard.daemon.single import mend
 from tollboard.errors import DaemonError, TollboardError
 
 LOG_BYTES = 5 * 1024 * 1024
@@ -26,7 +27,7 @@ def log_to(path: Path, level: str, *, terminal: bool) -> None:
     try:
         handlers: list[logging.Handler] = [_PrivateFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)]
     except OSError as exc:
-        raise DaemonError(f"the log {str(path)!r} cannot be written: {exc.strerror}") from None
+        raise DaemonError(f"the log {str(path)!r} cannot be written: {exc.strerror}{mend(exc)}") from None
     if terminal:
         handlers.append(logging.StreamHandler())
     for handler in handlers:

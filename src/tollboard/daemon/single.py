@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -44,7 +45,9 @@ class Ownership:
             os.pwrite(fd, f"{os.getpid()} {time.time():.3f}\n".encode(), 0)
         except OSError as exc:
             os.close(fd)
-            raise DaemonError(f"the lock {str(home.lock)!r} cannot be written: {exc.strerror}") from None
+            raise DaemonError(
+                f"the lock {str(home.lock)!r} cannot be written: {exc.strerror}{mend(exc)}"
+            ) from None
         return cls(home, fd, former)
 
     def still_ours(self) -> bool:
@@ -82,15 +85,24 @@ def _replace_lock(home: StateDirectory) -> int:
         fresh.replace(home.lock)
     except OSError as exc:
         os.close(fd)
-        raise DaemonError(f"the lock {str(home.lock)!r} cannot be replaced: {exc.strerror}") from None
+        raise DaemonError(
+            f"the lock {str(home.lock)!r} cannot be replaced: {exc.strerror}{mend(exc)}"
+        ) from None
     return fd
+
+
+def mend(exc: OSError) -> str:
+    """Return what to do about a file that cannot be written, as the end of a message."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "; free some space, then try again"
+    return "; make its directory writable for this user, then try again"
 
 
 def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise DaemonError(f"the lock {str(path)!r} cannot be opened: {exc.strerror}") from None
+        raise DaemonError(f"the lock {str(path)!r} cannot be opened: {exc.strerror}{mend(exc)}") from None
 
 
 # Locks of the open file, not of the process: they go with the descriptor, and one can ask for them without taking
@@ -182,15 +194,22 @@ def bind_socket(home: StateDirectory) -> socket.socket:
     Bound here because uvicorn would open it to everyone (mode 0666).
     """
     home.check_socket_path()
-    with contextlib.suppress(FileNotFoundError):
-        home.socket.unlink()
+    try:
+        home.socket.unlink(missing_ok=True)
+    except OSError as exc:
+        raise DaemonError(
+            f"what stands at the place of the socket, {str(home.socket)!r}, cannot be removed: {exc.strerror}; move it "
+            "away"
+        ) from None
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
         bound.bind(str(home.socket))
     except OSError as exc:
         bound.close()
-        raise DaemonError(f"the socket {str(home.socket)!r} cannot be made: {exc.strerror}") from None
+        raise DaemonError(
+            f"the socket {str(home.socket)!r} cannot be made: {exc.strerror}{mend(exc)}"
+        ) from None
     finally:
         os.umask(before)
     bound.listen(1024)
@@ -207,7 +226,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as exc:
         bound.close()
-        raise DaemonError(f"{host}:{port} cannot be bound: {exc.strerror}") from None
+        raise DaemonError(
+            f"{host}:{port} cannot be bound: {exc.strerror}; change tcp_host or tcp_port in tollboard.toml"
+        ) from None
     bound.listen(1024)
     bound.setblocking(False)
     return bound
@@ -231,7 +252,7 @@ def private_text(path: Path, make: Callable[[], str]) -> str:
             os.close(fd)
         fresh.replace(path)
     except OSError as exc:
-        raise DaemonError(f"{str(path)!r} cannot be written: {exc.strerror}") from None
+        raise DaemonError(f"{str(path)!r} cannot be written: {exc.strerror}{mend(exc)}") from None
     except ValueError:
         raise DaemonError(f"{str(path)!r} is not text; remove it to get a new one") from None
     return text

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from tollboard.errors import StoreUnavailable
 from tollboard.fleet.records import (
     ApprovalRecord,
     ApprovalState,
@@ -190,6 +191,13 @@ class Ledger(Protocol):
     @property
     def congested(self) -> bool:
         """Whether so much waits to be written that producers should await `flush` before they go on."""
+
+    @property
+    def trouble(self) -> StoreUnavailable | None:
+        """What keeps things from being written now: a full disk, most often. Outcomes wait until it has gone."""
+
+    def hurry(self) -> None:
+        """Try now to write the outcomes that wait for the trouble to go; otherwise they are tried now and then."""
 
     async def close(self) -> None:
         """Commit what waits, then close. Idempotent."""

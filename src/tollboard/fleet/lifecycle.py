@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from tollboard.errors import AgentDead, Conflict
+from tollboard.errors import AgentDead, Conflict, StoreUnavailable
 from tollboard.fleet import recovery
 from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Caller, Deleted, Life, SessionRecord, StopReport
@@ -22,6 +22,8 @@ from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.runtime import Runtime
 
 R = TypeVar("R")
+STALL_S = 5.0
+"""How long a stop waits before it looks whether it is the disk that keeps it."""
 NOT_RECORDED = "it was stopped, but that could not be written down; stop it again, or resume it"
 
 
@@ -78,10 +80,22 @@ class Lifecycle:
     # -- stop
 
     async def stop(self, session: LiveSession, caller: Caller, *, drain: bool) -> StopReport:
-        """Stop a session, or join the stop that is under way."""
+        """Stop a session, or join the stop that is under way.
+
+        Raises StoreUnavailable when it takes long and nothing can be written: the stop itself goes on.
+        """
         if session.stopping is None:
             session.stopping = self._task(self._stop(session, caller, drain))
-        return await asyncio.shield(session.stopping)
+        stopping = session.stopping
+        self._ledger.hurry()
+        while not stopping.done():
+            await asyncio.wait({stopping}, timeout=STALL_S)
+            if not stopping.done() and self._ledger.trouble is not None:
+                raise StoreUnavailable(
+                    f"session {session.name!r} is being stopped, which cannot be written down yet: "
+                    f"{self._ledger.trouble}, and so does the stop"
+                )
+        return stopping.result()
 
     async def _stop(self, session: LiveSession, caller: Caller, drain: bool) -> StopReport:
         try:

@@ -213,13 +213,13 @@ def refuse_busy(session: LiveSession) -> None:
         return  # the machine says what it is instead
     if machine.halted:
         raise SessionHalted(
-            f"session {session.name!r} is halted; resume it, or queue the prompt (--queue) for when it is resumed"
+            f"session {session.name!r} is halted; resume it, or queue the prompt until it is resumed"
         )
     if machine.phase is not Phase.IDLE or machine.mailbox:
         waiting = " and waits for a decision" if machine.approvals else ""
         raise SessionBusy(
             f"session {session.name!r} is working on {machine.in_flight() or 'its queue'}{waiting}; "
-            "wait for it, interrupt it, or queue the prompt (--queue)"
+            "wait for it, interrupt it, or queue the prompt"
         )
 
 

@@ -60,7 +60,7 @@ def is_storage(error: BaseException) -> bool:
 def corrupt(path: str, why: str) -> StoreCorrupt:
     """Return the error for a damaged file, with the way to recover."""
     return StoreCorrupt(
-        f"the database {path!r} is damaged ({why}). Stop the daemon, keep a copy of the file and of its -wal, then "
+        f"the database {path!r} is damaged ({why}); stop the daemon, keep a copy of the file and of its -wal, then "
         f"either recover what can be read with `sqlite3 {path} .recover | sqlite3 recovered.db` and put the result "
         "in its place, or move the file aside to start empty"
     )

@@ -42,8 +42,12 @@ class Retries:
         self._waiting.pop(finish).cancel()
         finish.again()
 
+    def hurry(self) -> None:
+        """Try each of them now."""
+        for finish in list(self._waiting):
+            self._now(finish)
+
     def close(self) -> None:
         """Try each of them a last time, now. Idempotent."""
         self._closed = True
-        for finish in list(self._waiting):
-            self._now(finish)
+        self.hurry()

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tollboard.clock import Clock, SystemClock
-from tollboard.errors import Overloaded
+from tollboard.errors import Overloaded, StoreUnavailable
 from tollboard.fleet.ledger import Commit, NewFeedItem, StoredRequest, Unread
 from tollboard.fleet.records import (
     ApprovalRecord,
@@ -291,6 +291,15 @@ class Store:
     def congested(self) -> bool:
         """Whether so much waits to be written that producers should await `flush` before they go on."""
         return self._writer.congested
+
+    @property
+    def trouble(self) -> StoreUnavailable | None:
+        """What keeps things from being written now: a full disk, most often. Outcomes wait until it has gone."""
+        return self._writer.trouble
+
+    def hurry(self) -> None:
+        """Try now to write the outcomes that wait for the trouble to go."""
+        self._retries.hurry()
 
     async def close(self) -> None:
         """Commit what waits, then close; raises StoreUnavailable when the disk does not answer in time. Idempotent."""

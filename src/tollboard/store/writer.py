@@ -65,6 +65,8 @@ class Writer:
         self._group: list[Write] | None = None
         self._callbacks: list[OnFeed] = []
         self.closing = False
+        self.trouble: StoreUnavailable | None = None
+        """What the newest writes ran into; `None` as soon as some succeed."""
         # Only the thread touches these.
         self._connection: sqlite3.Connection | None = None
         self._stale = False
@@ -162,6 +164,7 @@ class Writer:
     def _settle(self, batch: Sequence[Write]) -> None:
         """Resolve a batch's commits, in order; then let the feed callbacks run one step later."""
         items: list[FeedItem] = []
+        trouble = self.trouble
         self._queued -= len(batch)
         for write in batch:
             self._settled += 1
@@ -169,9 +172,13 @@ class Writer:
                 self._answer(write)
             elif write.error is not None:
                 self._last_failure = (self._settled, write.error)
+                trouble = write.error if isinstance(write.error, StoreUnavailable) else trouble
+            else:
+                trouble = None
             write.settle()
             if write.error is None:
                 items += [part.numbered() for part in write.flatten() if isinstance(part, FeedWrite)]
+        self.trouble = trouble
         if items:
             self._loop.call_soon(self._emit, items)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tollboard.errors import DaemonRunning, DaemonUnreachable, NotFound
+from tollboard.errors import DaemonRunning, DaemonUnreachable, Invalid
 from tollboard.surfaces.cli import PROGRAM
 from tollboard.surfaces.cli.app import DAEMON, command
 from tollboard.surfaces.cli.connection import places, serve_here
@@ -66,18 +66,37 @@ def shutdown(cli: Cli) -> int:
 
 
 @command(DAEMON)
-def token(cli: Cli) -> int:
+def token(
+    cli: Cli,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow", "-a", metavar="WHAT", help="Make a narrower token: read, send, approve. Repeatable."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="WHO", help="Who gets it; recorded with what they do.")
+    ] = None,
+) -> int:
     """Print the token that clients over TCP need. Keep it secret.
+
+    Without --allow it may do everything. A narrower one holds until the file `token` is removed and the daemon is
+    started anew.
 
     \b
     Example:
       curl -H "Authorization: Bearer $(tollboard token)" ...
+      tollboard token --allow read --name dashboard
     """
-    path = places(cli.home).token
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        raise NotFound(f"there is no token yet at {str(path)!r}; the first daemon makes it") from None
+    from tollboard.daemon.tokens import admin_token, narrow_token
+
+    home = places(cli.home)
+    if not allow:
+        if name is not None:
+            raise Invalid("--name needs --allow: the token that may do everything has no name")
+        text = admin_token(home)
+    else:
+        text = narrow_token(home, allow, name or "narrow")
     return cli.show({"token": text}, lambda out, _: out.line(text))
 
 

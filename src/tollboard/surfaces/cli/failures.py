@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from tollboard import errors
@@ -27,8 +28,13 @@ EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
     (errors.TollboardError, FAILED),
 )
 
+DOCTOR = "look closer: tollboard doctor"
+SEE_WHY = "see why: tollboard status NAME; end it: tollboard stop NAME"
+_GENERAL = ("", DOCTOR, SEE_WHY)
+"""Better than nothing: what a message itself advises is better."""
+
 HINTS: dict[type[errors.TollboardError], str] = {
-    errors.AgentDead: "see why: tollboard status NAME; end it: tollboard stop NAME",
+    errors.AgentDead: SEE_WHY,
     errors.PoolNotFound: "see the pools: tollboard pool list (stopped ones too: --all)",
     errors.PoolExists: "choose another name, or end the other one: tollboard pool stop NAME",
     errors.PoolStopped: "see the pools: tollboard pool list",
@@ -36,19 +42,19 @@ HINTS: dict[type[errors.TollboardError], str] = {
     errors.RequestNotFound: "refs belong to one session: check the name, or see tollboard transcript NAME",
     errors.ApprovalNotFound: "see what waits: tollboard approvals",
     errors.AgentExists: "choose another name, or end the other one: tollboard stop NAME",
-    errors.SessionBusy: "add --queue to send it after the turn in flight",
-    errors.SessionHalted: "add --queue to hold it until the session is resumed, or: tollboard resume NAME",
+    errors.SessionBusy: "send it after the turn in flight: --queue",
+    errors.SessionHalted: "release it: tollboard resume NAME    or hold the prompt until then: --queue",
     errors.AlreadyDecided: "see how it ended: tollboard approvals --all",
     errors.KeyReused: "use another --key for another prompt",
     errors.NotCancellable: "end the turn in flight with: tollboard interrupt NAME",
     errors.UnknownBackend: "see the backends: tollboard backends",
-    errors.BackendUnavailable: "see what is missing: tollboard doctor",
+    errors.BackendUnavailable: DOCTOR,
     errors.Denied: "use a client whose token has the capability",
-    errors.StoreCorrupt: "look closer: tollboard doctor",
-    errors.StoreUnavailable: "look closer: tollboard doctor",
+    errors.StoreCorrupt: DOCTOR,
+    errors.StoreUnavailable: DOCTOR,
     errors.DaemonRunning: "end the other one with: tollboard shutdown, or use another --home",
-    errors.DaemonUnreachable: "look closer: tollboard doctor",
-    errors.DaemonError: "look closer: tollboard doctor",
+    errors.DaemonUnreachable: DOCTOR,
+    errors.DaemonError: DOCTOR,
 }
 
 
@@ -65,8 +71,26 @@ def hint(error: errors.TollboardError) -> str:
 
 
 def report(error: errors.TollboardError, out: Output) -> int:
-    """Print an error and return its exit code."""
-    return complain(out, error.code, str(error) or (type(error).__doc__ or ""), hint(error), exit_code(error))
+    """Print an error and return its exit code: on one line what happened, on the next what to do."""
+    message = str(error) or (type(error).__doc__ or "")
+    if out.json or isinstance(error, errors.WireError):
+        return complain(out, error.code, message, hint(error), exit_code(error))
+    what, advice = _parted(message)
+    better = hint(error)  # commands, where the message has words
+    return complain(
+        out, error.code, what, advice if better in _GENERAL and advice else better, exit_code(error)
+    )
+
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|; """)
+
+
+def _parted(message: str) -> tuple[str, str]:
+    """Return what a message says happened, and what it says to do: our messages part the two with a semicolon."""
+    for found in _QUOTED.finditer(message):
+        if found[0] == "; ":
+            return message[: found.start()], message[found.end() :]
+    return message, ""
 
 
 def complain(out: Output, code: str, message: str, advice: str, exit_with: int) -> int:

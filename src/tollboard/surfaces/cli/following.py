@@ -195,8 +195,7 @@ def tell_failure(out: Output, poll: PollFailed) -> None:
 def tell_going_on(out: Output, name: str, ref: str, why: str) -> None:
     """Say that the turn goes on although nobody waits, and how to see or end it."""
     out.beside(f"{why}; the turn of {name} goes on", "yellow")
-    out.beside(f"  → see it:  tollboard wait {ref}    or  tollboard poll {name} {ref}")
-    out.beside(f"  → end it:  tollboard interrupt {name} --ref {ref}")
+    out.beside(f"  → see it: tollboard wait {ref}    or end it: tollboard interrupt {name} --ref {ref}")
 
 
 def cost_of(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.errors import DaemonError, Invalid, SessionBusy, SessionHalted
+from tollboard.errors import DaemonError, Invalid, RequestNotFound, SessionBusy, SessionHalted
 from tollboard.surfaces.cli import following
 from tollboard.surfaces.cli.app import PROMPTS, Name, command
 from tollboard.surfaces.cli.completion import complete_session
@@ -69,7 +69,7 @@ def send(
         try:
             return await following.follow(board, name, sent[0], cli.out, timeout=timeout)
         except DaemonError as lost:
-            lost.add_note(f"the prompt is safe; see how it stands: tollboard poll {name} {sent[0]}")
+            lost.add_note(f"the prompt is safe, see how it stands: tollboard poll {name} {sent[0]}")
             raise
 
     try:
@@ -99,18 +99,17 @@ async def _accept(board: Board, name: str, text: str, *, queue: bool, key: str |
     try:
         return await board.send(name, text, queue=queue, key=key)
     except SessionBusy as busy:
-        busy.add_note(f"send it after the turn in flight:  tollboard send {name} PROMPT --queue")
         # What is in the way is the next thing one wants to know.
         status = await board.status(name)
+        ways = ["send it after that turn: --queue"]
         if status.needs_decision:
-            busy.add_note(f"decide what it waits for:  tollboard approvals {name}")
+            ways.append(f"decide: tollboard approvals {name}")
         if status.in_flight:
-            busy.add_note(f"wait for that turn:  tollboard wait {status.in_flight}")
-            busy.add_note(f"or end it:  tollboard interrupt {name}")
+            ways.append(f"wait: tollboard wait {status.in_flight}")
+        busy.add_note("    or ".join([*ways, f"end it: tollboard interrupt {name}"]))
         raise
     except SessionHalted as halted:
-        halted.add_note(f"release the session:  tollboard resume {name}")
-        halted.add_note(f"or hold the prompt until then:  tollboard send {name} PROMPT --queue")
+        halted.add_note(f"release it: tollboard resume {name}    or hold the prompt until then: --queue")
         raise
 
 
@@ -210,11 +209,15 @@ def wait(
       tollboard wait $REF1 $REF2 --timeout 600
     """
     progress = following.Progress(cli.out, len(set(refs))) if cli.out.terminal_beside else None
-    report = cli.run(
-        lambda board: following.wait_for(
-            board, refs, timeout=timeout, mode="any" if any_ else "all", each=progress
+    try:
+        report = cli.run(
+            lambda board: following.wait_for(
+                board, refs, timeout=timeout, mode="any" if any_ else "all", each=progress
+            )
         )
-    )
+    except RequestNotFound as unknown:
+        unknown.add_note("a ref is what `tollboard send` printed; the finished ones: tollboard inbox")
+        raise
     return cli.show(report, _print_waited, exit_with=_waited(report, any_=any_))
 
 

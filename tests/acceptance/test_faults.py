@@ -7,14 +7,25 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.daemon.process import DaemonProcess
 from tollboard.daemon.client import Client
-from tollboard.errors import AgentDead, StoreUnavailable
+from tollboard.errors import (
+    AgentDead,
+    InvalidName,
+    InvalidOption,
+    InvalidPrompt,
+    RequestNotFound,
+    StoreUnavailable,
+    TollboardError,
+    UnknownBackend,
+)
+from tollboard.fleet.records import PollCompleted
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +130,85 @@ async def test_a_working_directory_that_vanished_over_a_restart_is_said_and_its_
             await board.resume("api")
             while (await board.poll("api", queued)).receipt.state != "started":
                 pass
+        assert "ERROR" not in daemon.log()
+
+
+FLOOD = {"lines": 1_000_000, "chunks": 100_000}
+GROWTH_BYTES = 250 * 1024 * 1024
+
+
+async def test_s10_a_million_lines_leave_the_daemon_small_and_answering(home: Path, tmp_path: Path) -> None:
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("api", path=tmp_path, backend="scripted", script=[FLOOD, "fine"])
+            process = psutil.Process(daemon.pid)
+            before = largest = process.memory_info().rss
+            ref = await board.send("api", "x")
+            while (await board.wait([ref], timeout=0.1)).pending:
+                assert (await board.status("api")).in_flight in (ref, None)
+                largest = max(largest, process.memory_info().rss)
+            assert largest - before < GROWTH_BYTES
+            poll = await board.poll("api", ref)
+            assert isinstance(poll, PollCompleted)
+            assert poll.text.startswith("line 1\nline 2\n")
+            assert len(poll.text) <= 8 * 1024 * 1024
+            assert (await board.events("api")).missed
+            await board.wait([await board.send("api", "y")], timeout=20)
+            assert [entry.status for entry in (await board.transcript("api")).entries] == ["ok", "ok"]
+        assert "ERROR" not in daemon.log()
+
+
+ODD = "a\0b\x1b[31m\x07\u202e\ud800"
+
+
+async def test_bad_input_is_refused_with_what_to_do_and_odd_input_is_kept(home: Path, tmp_path: Path) -> None:
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+
+            async def start(name: str = "new", backend: str = "echo", **options: object) -> object:
+                return await board.start_session(name, path=tmp_path, backend=backend, **options)
+
+            await start("api")
+            await start("odd", "scripted", script=[{"invalid_utf8": True}, "fine"])
+            theirs = await board.send("odd", "x")
+            refused: list[tuple[type[TollboardError], str, Callable[[], Awaitable[object]]]] = [
+                (InvalidPrompt, "the prompt is empty", lambda: board.send("api", "")),
+                (
+                    InvalidPrompt,
+                    "are allowed; put long text into a file",
+                    lambda: board.send("api", "x" * 10_485_760),
+                ),
+                (InvalidPrompt, "half a character|surrogate|not text", lambda: board.send("api", ODD)),
+                (UnknownBackend, r"'nobody' \(known are: .*echo", lambda: start(backend="nobody")),
+                (
+                    InvalidOption,
+                    "does not know 'colour'; its options are: chunks",
+                    lambda: start(colour="red"),
+                ),
+                (InvalidOption, "chunks", lambda: start(chunks="many")),
+                (
+                    RequestNotFound,
+                    f"session 'api' has no request '{theirs}'",
+                    lambda: board.poll("api", theirs),
+                ),
+                (RequestNotFound, theirs, lambda: board.cancel("api", theirs)),
+                *(
+                    (InvalidName, "use 1 to 64 letters", lambda name=name: start(name))  # type: ignore[misc]
+                    for name in ("", "a b", "a/b", "..", "ä", "x" * 65, "a\n")
+                ),
+            ]
+            for error, said, call in refused:
+                with pytest.raises(error, match=said):
+                    await call()
+            assert not (await board.interrupt("api", ref=theirs)).acted
+            kept = await board.send("api", ODD[:-1])
+            report = await board.wait([kept, theirs], timeout=20)
+            assert {poll.status for poll in report.done} == {"completed"}
+            polled = await board.poll("api", kept)
+            assert isinstance(polled, PollCompleted)
+            assert polled.text == f"echo: {ODD[:-1]}"
+            assert (await board.transcript("odd")).total == 1
+            assert [session.name for session in await board.list_sessions()] == ["api", "odd"]
         assert "ERROR" not in daemon.log()
 
 

@@ -168,6 +168,13 @@ async def test_a_turn_that_goes_on_after_its_end() -> None:
     assert events == [ResultEvent("x"), TextEvent("late", "m1")]
 
 
+async def test_many_lines_in_fewer_pieces() -> None:
+    session = await session_of({"lines": 1000, "chunks": 30})
+    pieces = [event.text for event in await play(session) if isinstance(event, TextEvent)]
+    assert "".join(pieces) == "".join(f"line {number}\n" for number in range(1, 1001))
+    assert 25 <= len(pieces) <= 30
+
+
 async def test_many_lines_and_text_that_cannot_be_encoded() -> None:
     session = await session_of({"lines": 1000}, {"invalid_utf8": True})
     assert len(await play(session)) == 1001

@@ -265,8 +265,8 @@ async def test_s10_odd_events_do_not_silence_the_feed(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 async def test_s10_a_flood_of_output_stays_bounded_and_the_tail_usable(fleet: Fleet) -> None:
-    lines = 60_000
-    await fleet.start(backend="scripted", script=[{"lines": lines}, "fine"])
+    flood = {"lines": 1_000_000, "chunks": 200_000}
+    await fleet.start(backend="scripted", script=[flood, "fine"])
     tail = fleet.board.tail()
     deepest = 0
     ref = await fleet.board.send("api", "x")

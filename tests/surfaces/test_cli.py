@@ -134,6 +134,14 @@ def test_errors_name_the_thing_and_the_next_step(
         assert set(with_json.json["error"]) == {"code", "message", "hint"}
 
 
+def test_a_stopped_session_is_said_to_be_stopped(api: Person) -> None:
+    api.does("stop", "api")
+    said = api.types("send", "api", "hi")
+    assert said.code == 3
+    assert "it is stopped; read it: tollboard transcript api" in said.err
+    assert "did you mean api" in api.types("send", "apii", "hi").err
+
+
 def test_without_a_session_the_first_step_is_shown(person: Person) -> None:
     said = person.types("send", "api", "x")
     assert (said.code, "tollboard start" in said.err) == (3, True)

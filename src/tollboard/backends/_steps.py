@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 UNENCODABLE = "caf\udce9 \ud83d broken \0 text"
 """What `invalid_utf8` says: what a careless decoder makes of Latin-1 bytes, half an emoji, and a NUL."""
 
-_LINES_PER_PAUSE = 200
+_PIECES_PER_PAUSE = 200
 _NOTHING: tuple[Event, ...] = ()
 
 
@@ -272,13 +272,15 @@ def _no_terminal(value: Any, modifiers: Mapping[str, Any]) -> Step:
 
 def _lines(value: Any, modifiers: Mapping[str, Any]) -> Step:
     count = check.whole(0)(value)
+    size = max(1, -(-count // check.whole(1)(modifiers.get("chunks", max(1, count)))))
 
     async def step(play: Play) -> AsyncIterator[Event]:
         message = play.message(modifiers)
-        for number in range(1, count + 1):
-            if number % _LINES_PER_PAUSE == 0:
+        for piece, first in enumerate(range(1, count + 1, size), 1):
+            if piece % _PIECES_PER_PAUSE == 0:
                 await asyncio.sleep(0)  # a real program's output lets others run too
-            yield TextEvent(f"line {number}\n", message=message)
+            lines = range(first, min(first + size, count + 1))
+            yield TextEvent("".join(f"line {number}\n" for number in lines), message=message)
 
     return step
 

@@ -17,7 +17,7 @@ keys of an object are steps and are played in the order they stand:
     {"crash": "boom"}                raise in mid-stream
     {"hang": true}                   wait until the turn is closed
     {"no_terminal": true}            end the stream without a terminal event
-    {"lines": 1000000}               say that many lines, one event each
+    {"lines": 1000000}               say that many lines, one event each, or in fewer pieces ("chunks": 1000)
     {"invalid_utf8": true}           say text that cannot be encoded: lone surrogates and a NUL
     {"checkpoint": "other-id"}       report another conversation id
     {"process": ["sleep", "300"]}    start a program in a session of its own, carrying the session's environment marker

@@ -60,6 +60,11 @@ async def _suggest_names(board: Client, error: AgentNotFound) -> None:
     with suppress(TollboardError):
         names = [session.name for session in await board.list_sessions(all=True)]
         asked = re.findall(r"'([^']+)'", str(error))
+        if ended := next((name for name in asked if name in names), None):
+            error.add_note(
+                f"it is stopped; read it: tollboard transcript {ended}    or begin anew: tollboard start {ended}"
+            )
+            return
         near = [name for word in asked for name in get_close_matches(word, names, n=3, cutoff=0.6)]
         if near:
             error.add_note(f"did you mean {', '.join(dict.fromkeys(near))}?")

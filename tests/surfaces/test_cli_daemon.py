@@ -174,3 +174,21 @@ def test_completion_starts_no_daemon_and_makes_no_directory(shell: Shell, home: 
     assert not (home / "none").exists()
     shell.does("start", "api", "--backend", "echo")
     assert shell.run(env={**asked, "TOLLBOARD_HOME": str(home)}).stdout.split() == ["api"]
+
+
+def test_ctrl_c_while_a_program_is_still_starting_is_no_traceback(home: Path) -> None:
+    begin = (
+        "import os, signal, sys, importlib.abc\n"
+        "class Late(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == os.environ['LATE']: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Late())\n"
+    )
+    command = begin + "from tollboard.surfaces.cli import main; sys.exit(main(['list']))"
+    daemon = begin + "import runpy; runpy.run_module('tollboard.daemon', run_name='__main__', alter_sys=True)"
+    for program, last in ((command, "typer"), (command, "httpx"), (daemon, "sqlalchemy")):
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "TOLLBOARD_HOME": str(home), "LATE": last},
+        )  # fmt: skip
+        assert (run.returncode, run.stderr) == (130, ""), last

@@ -37,4 +37,8 @@ def _detach() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # Ctrl-C before it listened to signals: nothing had begun.
+        sys.exit(130)

@@ -81,6 +81,9 @@ def serve(how: Serve) -> int:
         if how.foreground:
             print(f"tollboard: {exc}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        logger.info("ended by Ctrl-C before it served")
+        raise
     except BaseException:
         logger.critical("the daemon ends by a fault of its own", exc_info=True)
         raise

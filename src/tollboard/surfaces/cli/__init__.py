@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        return 130  # as early as in the imports below
     except BrokenPipeError:
         from tollboard.surfaces.cli.failures import reader_gone
 
@@ -36,7 +38,7 @@ def _run(arguments: list[str]) -> int:
     from typer.exceptions import TyperException
 
     from tollboard.surfaces.cli.commands import app
-    from tollboard.surfaces.cli.failures import DONE, FAILED, STOPPED_BY_USER, complain
+    from tollboard.surfaces.cli.failures import DONE, FAILED, complain
     from tollboard.surfaces.cli.output import Output
 
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -47,8 +49,6 @@ def _run(arguments: list[str]) -> int:
         return complain(out, "usage", wrong.format_message(), _next_step(wrong), wrong.exit_code)
     except typer.Abort:
         return complain(out, "aborted", "nothing was done", "", FAILED)
-    except KeyboardInterrupt:
-        return STOPPED_BY_USER
     return code if isinstance(code, int) else DONE
 
 

@@ -70,6 +70,26 @@ async def test_a_full_disk_refuses_prompts_and_loses_none(small_disk: Path, tmp_
             assert [entry.seq for entry in entries] == list(range(1, len(kept) + 1))
 
 
+async def test_s12_a_stop_on_a_full_disk_says_so_and_is_done_once_there_is_space(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    filler = small_disk / "filler"
+    with DaemonProcess(small_disk):
+        async with Client.connect(small_disk, start=False) as board:
+            await board.start_session("api", path=tmp_path, backend="echo", delay=600)
+            ref = await board.send("api", "x")
+            while (await board.poll("api", ref)).receipt.state != "started":
+                pass
+            _fill(filler)
+            kept = await _send_until_full(board)
+            with pytest.raises(StoreUnavailable, match=r"'api' is being stopped.*free some space"):
+                await board.stop_session("api")
+            filler.unlink()
+            assert set((await board.stop_session("api")).failed) == {ref, *kept}
+            assert await board.list_sessions() == ()
+            assert (await board.poll("api", ref)).receipt.outcome == "stopped"
+
+
 async def _send_until_full(board: Client) -> list[str]:
     """Return the refs of the prompts that were accepted until one was not."""
     accepted: list[str] = []

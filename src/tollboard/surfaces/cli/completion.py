@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COMPLETION_LIMIT_S = 1.0
-"""A shell that waits longer feels broken."""
+COMPLETION_LIMIT_S = 2.0
+"""How long the daemon may take: a shell that waits longer feels broken."""
 
 
 def complete_session(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
@@ -41,9 +41,16 @@ def complete_backend(incomplete: str) -> list[str]:
 def _ask(ctx: Any, question: Any) -> Any:
     """Return the answer of the running daemon, `None` if there is none, it is slow, or it fails."""
     import asyncio
+    import logging
 
+    # Loaded before the time runs: that is the machine's affair, not the daemon's.
+    import tollboard.daemon.transport
+    import tollboard.operations.catalogue  # noqa: F401
     from tollboard.errors import TollboardError
     from tollboard.surfaces.cli.connection import open_board
+
+    # A daemon of another version is not remarked in the middle of a line that is being typed.
+    logging.getLogger("tollboard.client").addHandler(logging.NullHandler())
 
     async def asked() -> Any:
         async with asyncio.timeout(COMPLETION_LIMIT_S), open_board(_home(ctx), start=False) as board:

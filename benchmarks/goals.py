@@ -31,6 +31,10 @@ def ratio(workload: str, peer: str, other: str, metric: str = "turns_per_s") -> 
     return lambda found: found[workload, peer, metric] / found[workload, other, metric]
 
 
+def _own(workload: str, metric: str, other: str) -> Callable[[Round], float]:
+    return lambda found: found[workload, "ours", metric] / found[workload, "ours", other]
+
+
 def _flat_at_500k(found: Round) -> float:
     return found["w7", "ours", "turn_us_500000"] / found["w7", "ours", "turn_us_0"]
 
@@ -54,6 +58,22 @@ GOALS = (
     Goal("W2", "beside AutoGen Core", ratio("w2", "ours", "autogen-core"), 4, "at least", ("ours", "w2")),
     Goal("W3", "memory of an idle agent, 100,000 of them", lambda r: r["w3-100k", "ours", "bytes_per_agent"], 800,
          "at most", ("ours", "w3-100k"), " B"),
+    Goal("W4", "a pool of 8 and 20,000 tasks, beside the floor", ratio("w4", "ours", "aio-proto", "tasks_per_s"), 1.2,
+         "at least", ("ours", "w4")),
+    Goal("W4", "beside Pykka", ratio("w4", "ours", "pykka", "tasks_per_s"), 1.2, "at least", ("ours", "w4")),
+    Goal("W4", "beside AutoGen Core", ratio("w4", "ours", "autogen-core", "tasks_per_s"), 5.5, "at least",
+         ("ours", "w4")),
+    Goal("W5", "makespan of a shared queue, beside simulated list scheduling",
+         _own("w5", "shared_queue_s", "list_scheduling_s"), 1.02, "at most", ("ours", "w5")),
+    Goal("W5", "a shared queue beside round robin", _own("w5", "shared_queue_s", "round_robin_s"), 0.9, "at most",
+         ("ours", "w5")),
+    Goal("W5", "longest first, with hints, beside the lower bound, in virtual time",
+         lambda r: r["w5-virtual", "ours", "file_longest_first"], 1.01, "at most", ("ours", "w5")),
+    Goal("W5", "mean wait under a shared queue beside round robin, arrivals at 80 % load, in virtual time",
+         _own("w5-virtual", "online0.8_shared_queue", "online0.8_round_robin"), 0.2, "at most", ("ours", "w5")),
+    Goal("W6", "from the last task to the return of wait_for_all, p50", lambda r: r["w6", "ours", "p50_ms"], 0.1,
+         "at most", ("ours", "w6"), " ms"),
+    Goal("W6", "the same, at most", lambda r: r["w6", "ours", "max_ms"], 2, "at most", ("ours", "w6"), " ms"),
     Goal("W7", "a turn at 500,000 history entries beside the first", _flat_at_500k, 1.1, "at most", ("ours", "w7")),
     Goal("W8", "the writer alone, beside a bare writer thread",
          ratio("w8-writer", "ours-writer", "raw-writer", "rows_per_s"), 0.6, "at least", ("ours-writer", "w8-writer")),

@@ -27,6 +27,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _LONG: dict[str, Sizes] = {
     "w1": {"seconds": 3.0},
     "w2": {"tells": 60},
+    "w4": {"tasks": 60_000},
     "w7": {"turns": 20_000},
     "w8-acked": {"turns": 3_000},
     "w8-writer": {"seconds": 3.0},

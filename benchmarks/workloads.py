@@ -10,7 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.peers.base import Peer
+from benchmarks.dealing import DURATIONS, list_scheduling, lower_bound
+from benchmarks.peers.base import SLEEP, Peer
 from benchmarks.peers.floor_durable import scratch
 
 Metrics = dict[str, float]
@@ -106,6 +107,55 @@ async def idle_agents(peer: Peer, sizes: Sizes) -> Metrics:
     grown = rss_bytes() - before
     await peer.ask(handles[-1], "hello")  # they really work
     return {"starts_per_s": n / ((ended - began) / 1e9), "bytes_per_agent": grown / n}
+
+
+async def pool_rate(peer: Peer, sizes: Sizes) -> Metrics:
+    """W4: a pool of workers and many tasks of no length, dealt out in turn, until all are done."""
+    for tasks in (int(sizes["warm_tasks"]), int(sizes["tasks"])):
+        pool = await peer.start_pool(int(sizes["workers"]))
+        prompts = ["hello"] * tasks
+        arm(peer, tasks)
+        gc.collect()
+        began = now()
+        await peer.submit_all(pool, prompts)
+        await peer.all_done()
+        seconds = (peer.latch.done_ns - began) / 1e9
+        await peer.stop_pool(pool)
+    return {"tasks_per_s": tasks / seconds}
+
+
+async def makespan(peer: Peer, sizes: Sizes) -> Metrics:
+    """W5: tasks of very different lengths (a fixed file, real sleeps), under each strategy that the peer has."""
+    durations = [float(line) * sizes["scale"] for line in DURATIONS.read_text().split()]
+    prompts = [f"{SLEEP}{seconds}" for seconds in durations]
+    workers = int(sizes["workers"])
+    metrics: Metrics = {
+        "bound_s": lower_bound(durations, workers),
+        "list_scheduling_s": list_scheduling(durations, workers),
+    }
+    for strategy in peer.strategies:
+        pool = await peer.start_pool(workers, strategy)
+        arm(peer, len(prompts))
+        began = now()
+        await peer.submit_all(pool, prompts, durations)
+        await peer.all_done()
+        metrics[f"{strategy}_s"] = (peer.latch.done_ns - began) / 1e9
+        await peer.stop_pool(pool)
+    return metrics
+
+
+async def pool_quiet(peer: Peer, sizes: Sizes) -> Metrics:
+    """W6: from the end of the last task to the return of the peer's own wait for all."""
+    late: list[int] = []
+    for repetition in range(int(sizes["repetitions"])):
+        pool = await peer.start_pool(8)
+        last = f"{SLEEP}{0.02 + 0.013 * (repetition * 7 % 20)}"
+        arm(peer, 64)
+        await peer.submit_all(pool, [f"{SLEEP}0.001"] * 63 + [last])
+        await peer.wait_for_all(pool)
+        late.append(now() - peer.latch.done_ns)
+        await peer.stop_pool(pool)
+    return {"p50_ms": percentile(late, 0.5) / 1e6, "max_ms": max(late) / 1e6}
 
 
 async def long_history(peer: Peer, sizes: Sizes) -> Metrics:
@@ -220,6 +270,9 @@ WORKLOADS: dict[str, tuple[Workload, Sizes]] = {
     "w2": (many_tells, {"agents": 1_000, "tells": 20}),
     "w3-10k": (idle_agents, {"agents": 10_000}),
     "w3-100k": (idle_agents, {"agents": 100_000}),
+    "w4": (pool_rate, {"workers": 8, "tasks": 20_000, "warm_tasks": 2_000}),
+    "w5": (makespan, {"workers": 8, "scale": 1.0}),
+    "w6": (pool_quiet, {"repetitions": 20}),
     "w7": (long_history, {"turns": 500, "warm": 100}),
     "w8-writer": (writer_alone, {"seconds": 1.0, "clients": 64}),
     "w8-acked": (acked_turns, {"turns": 500}),
@@ -231,6 +284,9 @@ QUICK: dict[str, Sizes] = {
     "w2": {"agents": 200, "tells": 10},
     "w3-10k": {"agents": 1_000},
     "w3-100k": {"agents": 10_000},
+    "w4": {"tasks": 2_000, "warm_tasks": 200},
+    "w5": {"scale": 0.1},
+    "w6": {"repetitions": 3},
     "w7": {"turns": 50},
     "w8-writer": {"seconds": 0.1},
     "w8-acked": {"turns": 50},

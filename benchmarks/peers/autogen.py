@@ -52,7 +52,7 @@ class Session(RoutedAgent):
 class AutogenPeer(Peer):
     """`ask` is send_message, `tell` is publish_message to the agent's topic."""
 
-    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w9"})
+    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w4", "w6", "w9"})
 
     async def setup(self) -> None:
         self.runtime = SingleThreadedAgentRuntime()
@@ -76,3 +76,7 @@ class AutogenPeer(Peer):
 
     def tell(self, handle: Any, prompt: str) -> Awaitable[object]:
         return self.runtime.publish_message(Prompt(prompt), TopicId("session", handle.key))
+
+    async def wait_for_all(self, pool: Any) -> None:
+        await self.runtime.stop_when_idle()
+        self.runtime.start()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 USAGE = {"input_tokens": 1, "output_tokens": 1}
@@ -32,16 +33,29 @@ class Response:
     session_id: str | None = None
 
 
+SLEEP = "sleep "
+"""A prompt that begins so says how many seconds its turn is to take."""
+
+
+def seconds_of(prompt: str) -> float:
+    """Return how long the turn of a prompt is to take."""
+    return float(prompt[len(SLEEP) :])
+
+
 class ZeroBackend:
     """A backend without latency: one text and one result event."""
 
     __slots__ = ()
 
     async def prompt(self, prompt: str) -> AsyncGenerator[Event, None]:
+        if prompt.startswith(SLEEP):
+            await asyncio.sleep(seconds_of(prompt))
         yield Event("text", {"text": prompt}, time.monotonic())
         yield Event("result", {"text": prompt, "usage": USAGE}, time.monotonic())
 
     def prompt_sync(self, prompt: str) -> Iterator[Event]:
+        if prompt.startswith(SLEEP):
+            time.sleep(seconds_of(prompt))
         yield Event("text", {"text": prompt}, time.monotonic())
         yield Event("result", {"text": prompt, "usage": USAGE}, time.monotonic())
 
@@ -115,11 +129,24 @@ class Latch:
             self.signal.set_result(None)
 
 
+@dataclass(slots=True)
+class Dealt:
+    """A pool of a peer that has none: its agents, dealt to in turn."""
+
+    workers: list[Any]
+    strategy: str
+    next: int = 0
+    waiting: deque[str] = field(default_factory=deque)
+    free: deque[Any] = field(default_factory=deque)
+
+
 class Peer:
     """Somebody to measure. A handle is whatever the peer's own users would hold to reach one agent."""
 
     runs: ClassVar[frozenset[str]] = frozenset()
     """Names of the workloads this peer can run."""
+    strategies: ClassVar[tuple[str, ...]] = ("round_robin",)
+    """Ways in which its pool can deal out tasks."""
 
     def __init__(self) -> None:
         self.latch = Latch()
@@ -156,6 +183,32 @@ class Peer:
     async def write(self, number: int) -> None:
         """Make one row durable; `number` is new each time."""
         raise NotImplementedError
+
+    # -- pools (W4, W5, W6); a worker hits the latch for each task
+
+    async def start_pool(self, workers: int, strategy: str = "round_robin") -> Any:
+        """Start a pool of idle workers."""
+        return Dealt(await self.start_agents(workers), strategy)
+
+    def submit(self, pool: Any, prompt: str, hint_s: float | None = None) -> Awaitable[object] | None:
+        """Give the pool a task; `hint_s` says how long it will take, for whoever wants to know."""
+        at, pool.next = pool.next, pool.next + 1
+        return self.tell(pool.workers[at % len(pool.workers)], prompt)
+
+    async def submit_all(self, pool: Any, prompts: list[str], hints: list[float] | None = None) -> None:
+        """Give the pool many tasks, in order."""
+        for at, prompt in enumerate(prompts):
+            told = self.submit(pool, prompt, None if hints is None else hints[at])
+            if told is not None:
+                await told
+
+    async def wait_for_all(self, pool: Any) -> None:
+        """Return as soon as the pool has done everything, in whatever way the peer offers."""
+        await self.all_done()
+
+    async def stop_pool(self, pool: Any) -> None:
+        """End the pool."""
+        await self.stop_agents(pool.workers)
 
     def new_signal(self) -> Any:
         """Return what the latch sets when all turns are done."""

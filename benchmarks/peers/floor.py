@@ -13,9 +13,21 @@ import asyncio
 import itertools
 import time
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any, ClassVar
 
-from benchmarks.peers.base import TERMINAL, Event, Latch, Peer, Response, ZeroBackend, consume, entry, fold
+from benchmarks.peers.base import (
+    TERMINAL,
+    Dealt,
+    Event,
+    Latch,
+    Peer,
+    Response,
+    ZeroBackend,
+    consume,
+    entry,
+    fold,
+)
 
 _handlers: dict[tuple[str, ...], list[Any]] = {}
 _refs = itertools.count(1)
@@ -266,7 +278,8 @@ class BusyAgent(ProtoAgent):
 class ProtoPeer(Peer):
     """The floor."""
 
-    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w7", "w9"})
+    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w4", "w5", "w6", "w7", "w9"})
+    strategies = ("round_robin", "shared_queue")
     agent: ClassVar[type[Any]] = ProtoAgent
 
     async def start_agents(self, n: int, history: int = 0) -> list[Any]:
@@ -284,6 +297,28 @@ class ProtoPeer(Peer):
         history = handle.state.history
         return {"entries": len(history), "newest": history[-10:]}
 
+    async def start_pool(self, workers: int, strategy: str = "round_robin") -> Dealt:
+        agents = await self.start_agents(workers)
+        return Dealt(agents, strategy, free=deque(agents))
+
+    def submit(self, pool: Dealt, prompt: str, hint_s: float | None = None) -> Awaitable[object] | None:
+        if pool.strategy == "round_robin":
+            return super().submit(pool, prompt)
+        if pool.free:
+            self._pull(pool, pool.free.popleft(), prompt)
+        else:
+            pool.waiting.append(prompt)
+        return None
+
+    def _pull(self, pool: Dealt, agent: Any, prompt: str) -> None:
+        def ended(_: object) -> None:
+            if pool.waiting:
+                self._pull(pool, agent, pool.waiting.popleft())
+            else:
+                pool.free.append(agent)
+
+        agent.submit(prompt, True).add_done_callback(ended)
+
 
 class BusyPeer(ProtoPeer):
     """One task per busy period."""
@@ -294,5 +329,5 @@ class BusyPeer(ProtoPeer):
 class LazyPeer(ProtoPeer):
     """The bare limit."""
 
-    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w9"})
+    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w4", "w9"})
     agent = LazyAgent

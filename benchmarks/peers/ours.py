@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from benchmarks.peers.base import Latch, Peer, entry
+from benchmarks.peers.base import SLEEP, Latch, Peer, entry, seconds_of
+from tollboard.pool.pool import Pool
+from tollboard.pool.records import Task
+from tollboard.pool.worker import PoolWorker
 from tollboard.runtime.agent import GenAgent
 from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
 from tollboard.runtime.event import Event, ResultEvent, TextEvent, Usage
@@ -27,6 +31,8 @@ class ZeroBackend(Backend[None]):
         return None
 
     async def prompt(self, session: None, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
+        if text.startswith(SLEEP):
+            await asyncio.sleep(seconds_of(text))
         yield TextEvent(text)
         yield ResultEvent(text, _USAGE)
 
@@ -51,10 +57,28 @@ class Session(GenAgent):
             self.latch.hit()
 
 
-class OursPeer(Peer):
-    """The runtime without a store."""
+class Worker(PoolWorker):
+    """Does what `Session` does, in a pool."""
 
-    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w7", "w9"})
+    __slots__ = ("history", "latch", "seq")
+
+    def init_agent(self, **options: object) -> Mapping[str, object]:
+        self.history: list[Any] = []
+        self.seq = 0
+        self.latch = options.pop("latch")
+        return super().init_agent(**options)
+
+    def handle_response(self, ref: str, response: Response) -> None:
+        self.seq += 1
+        self.history.append(entry(self.seq, ref, response.text, response.usage, response.duration_s * 1e3))
+        self.latch.hit()  # type: ignore[attr-defined] # a Latch
+
+
+class OursPeer(Peer):
+    """The runtime and the pool, without a store."""
+
+    runs = frozenset({"w1", "w2", "w3-10k", "w3-100k", "w4", "w5", "w6", "w7", "w9"})
+    strategies = ("round_robin", "least_loaded", "shared_queue", "longest_first")
 
     async def setup(self) -> None:
         self.runtime = Runtime()
@@ -87,3 +111,25 @@ class OursPeer(Peer):
         status = self.runtime.status(handle)
         history = status.agent.history  # type: ignore[union-attr] # it is a Session
         return {"entries": len(history), "newest": history[-10:], "phase": status.phase}
+
+    async def start_pool(self, workers: int, strategy: str = "round_robin") -> Pool:
+        return await Pool.start(
+            workers,
+            backend=self.backend,
+            strategy=strategy,
+            worker=Worker,
+            latch=self.latch,
+            max_queued=50_000,
+        )
+
+    async def submit_all(self, pool: Pool, prompts: list[str], hints: list[float] | None = None) -> None:
+        if hints is None:
+            await pool.submit_many(prompts)
+        else:
+            await pool.submit_many(Task(p, hint_s=h) for p, h in zip(prompts, hints, strict=True))
+
+    async def wait_for_all(self, pool: Pool) -> None:
+        await pool.wait_for_all()
+
+    async def stop_pool(self, pool: Pool) -> None:
+        await pool.stop()

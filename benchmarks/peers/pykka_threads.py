@@ -40,7 +40,7 @@ class _Signal:
 class PykkaPeer(Peer):
     """A hundred thousand threads are not tried."""
 
-    runs = frozenset({"w1", "w2", "w3-10k"})
+    runs = frozenset({"w1", "w2", "w3-10k", "w4", "w6"})
 
     async def setup(self) -> None:
         self.lock = threading.Lock()
@@ -57,6 +57,17 @@ class PykkaPeer(Peer):
 
     def tell(self, handle: Any, prompt: str) -> None:
         handle.tell(prompt)
+
+    async def start_pool(self, workers: int, strategy: str = "round_robin") -> Any:
+        self.futures: list[Any] = []
+        return await super().start_pool(workers, strategy)
+
+    def submit(self, pool: Any, prompt: str, hint_s: float | None = None) -> None:
+        at, pool.next = pool.next, pool.next + 1
+        self.futures.append(pool.workers[at % len(pool.workers)].ask(prompt, block=False))
+
+    async def wait_for_all(self, pool: Any) -> None:
+        pykka.get_all(self.futures)
 
     def new_signal(self) -> _Signal:
         return _Signal()

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.dealing import list_scheduling, lower_bound
 from benchmarks.goals import GOALS
 from benchmarks.measure import run
 from benchmarks.peers import PEERS, workloads_of
 from benchmarks.workloads import WORKLOADS
 
-from benchmarks import report
+from benchmarks import makespan, plot, report
 
 OWN = [name for name in PEERS if name not in {"autogen-core", "pykka"}]
-TINY = {"agents": 5, "tells": 2, "seconds": 0.005, "warm": 1, "turns": 3, "clients": 2}
-SHORT = {"w1", "w2", "w3-10k", "w8-writer", "w8-acked", "w9"}
+TINY = {
+    "workers": 2,
+    "tasks": 6,
+    "warm_tasks": 2,
+    "scale": 0.001,
+    "repetitions": 1,
+    "agents": 5,
+    "tells": 2,
+    "seconds": 0.005,
+    "warm": 1,
+    "turns": 3,
+    "clients": 2,
+}
+SHORT = {"w1", "w2", "w3-10k", "w4", "w5", "w6", "w8-writer", "w8-acked", "w9"}
 
 
 @pytest.mark.parametrize("peer", OWN)
@@ -61,3 +74,30 @@ def test_the_report_puts_a_profile_under_a_missed_goal() -> None:
     text = report.write(records(50.0), {("ours", "w2"): found})
     assert "0.5x (0.5..0.5) | **missed** |" in text
     assert "`runtime/turn.py:take_turn 30%`" in text
+
+
+def test_w5_the_strategies_in_virtual_time() -> None:
+    durations = makespan.lognormal(1, 60, 1.0)
+    spans = {name: makespan.virtually(makespan.batch(name, durations)) for name in makespan.STRATEGIES}
+    assert spans["shared_queue"] == pytest.approx(list_scheduling(durations, makespan.WORKERS))
+    assert spans["least_loaded"] == pytest.approx(spans["round_robin"]), "for a batch they are the same"
+    assert lower_bound(durations, makespan.WORKERS) <= spans["longest_first"] < spans["shared_queue"]
+    assert spans["shared_queue"] < spans["round_robin"]
+
+
+def test_w5_arrivals_at_random_wait_least_for_a_shared_queue() -> None:
+    durations = makespan.lognormal(1, 300, 1.0)
+    waits = {
+        name: sum(makespan.virtually(makespan.online(name, durations, 0.8, 1)))
+        for name in ("round_robin", "least_loaded", "shared_queue")
+    }
+    assert waits["shared_queue"] < waits["least_loaded"] < waits["round_robin"]
+
+
+def test_the_plot_shows_every_strategy() -> None:
+    found = {f"{group}_{name}": 1.25 for group in ("file", "batch40", "batch200", "batch1000")
+             for name in makespan.STRATEGIES}  # fmt: skip
+    drawn = plot.makespans(found, makespan.STRATEGIES)
+    assert drawn.count("<rect") == 16
+    assert drawn.count("longest first") == 4
+    assert "prefers-color-scheme: dark" in drawn

@@ -112,6 +112,25 @@ def _fill(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+@pytest.mark.parametrize("size_kib", [20, 36, 64, 128, 192, 256])
+def test_a_disk_that_is_too_small_is_told_to_who_starts_the_daemon(small_disk: Path, size_kib: int) -> None:
+    def resize(size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
+
+    resize(f"{size_kib}k")
+    daemon = DaemonProcess(small_disk)
+    try:
+        if daemon.start() != "ready":  # however far it came: it knows what is wrong
+            error = daemon.error()
+            assert error["code"] in {"daemon_error", "store_unavailable"}, error
+            assert "free some space" in error["message"] or "free space" in error["message"]
+    finally:
+        daemon.end()
+    resize(str(SMALL_DISK_BYTES))
+    with DaemonProcess(small_disk):  # and nothing half-written is in the way later
+        pass
+
+
 def test_a_read_only_disk_is_told_to_who_starts_the_daemon(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     daemon = DaemonProcess(small_disk)

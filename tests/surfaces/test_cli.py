@@ -84,6 +84,7 @@ def test_a_directory_that_vanished_is_named(person: Person, home: Path) -> None:
     (home / "src" / "gone").rmdir()
     said = person.types("send", "api", "hello")
     assert (said.code, "gone" in said.err) == (2, True)
+    assert "put it back, or stop the session" in said.err
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 from tollboard.errors import (
     Invalid,
+    InvalidPath,
     KeyReused,
     NotCancellable,
     RequestNotFound,
@@ -87,7 +89,7 @@ class Prompts:
         """Accept and make durable. Nothing is awaited between the checks before this and the acceptance (E35)."""
         machine = session.machine
         assert machine is not None  # `live` says so
-        self._roster.settings.check_path(session.record.path)
+        self._check_directory(session)
         ref = new_ref()
         if key is not None:
             session.journal.keyed(ref, key)
@@ -95,6 +97,16 @@ class Prompts:
         if commit is not None:
             await self._kept(ref, commit, gated=key is not None)
         return ref
+
+    def _check_directory(self, session: LiveSession) -> None:
+        """Raise InvalidPath when the session's directory is not there: it cannot be given another one."""
+        path = session.record.path
+        if not os.path.isdir(path):
+            raise InvalidPath(
+                f"the working directory {path!r} of session {session.name!r} is not there any more; put it back, "
+                "or stop the session and start one elsewhere"
+            )
+        self._roster.settings.check_path(path)
 
     async def _kept(self, ref: str, commit: Any, *, gated: bool) -> None:
         """Wait for the acceptance to be durable. One that is not is taken back before anybody hears of it."""

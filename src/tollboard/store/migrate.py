@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tollboard.store.schema import HEAD
@@ -21,15 +23,21 @@ def upgrade(path: Path, version: str | None, *, to: str = HEAD) -> None:
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
     try:
         with engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
             # The driver must not begin on its own: DDL would run outside the transaction.
-            connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
+            driver.isolation_level = None
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 command.upgrade(config(connection), to)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                if driver.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    driver.execute("ROLLBACK")
                 raise
+    except DBAPIError as error:
+        # The store's other statements raise what sqlite3 does; who explains errors knows no other.
+        raise error.orig or error from None
     finally:
         engine.dispose()
 

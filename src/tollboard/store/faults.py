@@ -19,7 +19,8 @@ from tollboard.errors import (
 _MENDS = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space, writing goes on by itself",
     sqlite3.SQLITE_IOERR: (
-        "the disk failed, is full, or a size limit was reached; check the disk: its free space, its quota, and `ulimit -f`"
+        "the disk failed, is full, or a size limit was reached; "
+        "check the disk: its free space, its quota, and `ulimit -f`"
     ),
     sqlite3.SQLITE_READONLY: "the file or its directory is read-only; make both writable for this user",
     sqlite3.SQLITE_PERM: "access was refused; make the file and its directory writable for this user",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -18,6 +19,9 @@ async def run(peer_name: str, workload: str, given: Sizes) -> Metrics:
     function, sizes = WORKLOADS[workload]
     peer = load(peer_name)
     await peer.setup()
+    # For every peer, as our daemon does for itself: what was imported and set up is not collected in every full round.
+    gc.collect()
+    gc.freeze()
     try:
         return await function(peer, {**sizes, **given})
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -195,6 +196,7 @@ class _Daemon:
         )  # fmt: skip
         Signals(self._stopping.set, lambda: os._exit(1)).install()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._look)
+        _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))
         watching = asyncio.create_task(self._watch())
         try:
@@ -247,6 +249,12 @@ class _Daemon:
             tcp=self._tcp,
             stopping=self._stopping.is_set(),
         )
+
+
+def _spare_the_collector() -> None:
+    """Leave what was imported and recovered out of every later collection: it stays, and a full one stops all turns."""
+    gc.collect()  # or garbage would be kept for good
+    gc.freeze()
 
 
 async def _first(serving: asyncio.Task[None], event: Coroutine[Any, Any, Any]) -> None:

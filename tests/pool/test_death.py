@@ -1,17 +1,20 @@
-"""What happens when a worker ends that nobody has stopped through the pool (P12, E41-E45, E53)."""
+"""What happens when a worker ends that nobody has stopped through the pool (P12, E41-E47, E53)."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from tests.pool.fakes import GateBackend, settle
 from tollboard.backends.echo import EchoBackend
-from tollboard.errors import Crash, PoolStopped
+from tollboard.errors import Crash, NotCancellable, PoolStopped
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import TaskStatus, WorkerState
 from tollboard.pool.worker import PoolWorker
+from tollboard.runtime.backend import Turn
+from tollboard.runtime.event import Event
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
 
@@ -285,3 +288,59 @@ async def test_e42_a_retiring_worker_that_gives_its_task_back_when_nobody_is_lef
         backend.let("b", "crash")
         await asyncio.wait_for(pool.wait_for_all(), 1)
         assert [r.reason for r in pool.results()] == [Reason.CRASHED] * 2
+
+
+class Stubborn(GateBackend):
+    """Its stream answers although it was cancelled: what an aborted run still says comes late."""
+
+    name = "stubborn"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = asyncio.Event()
+
+    async def prompt(self, session: str, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
+        try:
+            async for event in super().prompt(session, text, turn):
+                yield event
+        finally:
+            if text == "a":
+                self.late.set()
+
+
+async def test_e45_the_late_answer_of_an_aborted_run_is_nobodys() -> None:
+    backend = Stubborn()
+    async with Runtime() as runtime, Pool.start(1, backend=backend, name="p", runtime=runtime) as pool:
+        submitted = await pool.submit_many(["a", "b"])
+        await backend.wait_begun(1)
+        machine = runtime.whereis("p-0")
+        assert machine is not None
+        gate = backend.gates["a"]
+        machine.interrupt(None)
+        if not gate.done():
+            gate.set_result("answer")  # at the very moment of the interrupt
+        await backend.late.wait()
+        await backend.wait_begun(2)
+        assert pool.poll(submitted[1].ref) is None, "it is not taken for the answer of the next"
+        backend.let("b")
+        await pool.wait_for_all()
+        first, second = pool.results()
+        assert first.status is TaskStatus.INTERRUPTED
+        assert (second.status, second.text) == (TaskStatus.OK, "re: b")
+
+
+async def test_e47_an_end_that_meets_a_cancel_wins_and_the_others_keep_their_places() -> None:
+    backend = GateBackend()
+    async with Pool.start(1, backend=backend) as pool:
+        refs = [one.ref for one in await pool.submit_many(["a", "b", "c", "d"])]
+        await backend.wait_begun(1)
+        backend.let("a")  # it ends in the next pass of the loop; the cancel comes first
+        with pytest.raises(NotCancellable):
+            pool.cancel(refs[0])
+        pool.cancel(refs[2])
+        for text in ("b", "d"):
+            await backend.wait_begun(2 if text == "b" else 3)
+            backend.let(text)
+        await pool.wait_for_all()
+        assert backend.prompts == ["a", "b", "d"]
+        assert [r.status.value for r in pool.results()] == ["ok", "ok", "cancelled", "ok"]

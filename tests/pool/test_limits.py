@@ -117,7 +117,7 @@ async def test_p10_nothing_rings_when_nobody_waits() -> None:
 
 
 @pytest.mark.parametrize("strategy", ALL)
-async def test_p11_grows_with_the_queue_and_shrinks_when_idle(strategy: str) -> None:
+async def test_p11_e50_grows_with_the_queue_and_shrinks_when_idle(strategy: str) -> None:
     clock, backend = FakeClock(), GateBackend()
     async with (
         Runtime(clock=clock) as runtime,

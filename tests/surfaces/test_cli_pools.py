@@ -11,15 +11,17 @@ import re
 import select
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.person import UUID, Person
-from tollboard.surfaces.cli import pool_tasks
+from tollboard.pool.records import Task
+from tollboard.surfaces.cli import pool_tasks, progress
 from tollboard.surfaces.cli.completion import complete_pool
-from tollboard.surfaces.cli.task_files import MAX_LINE_BYTES
+from tollboard.surfaces.cli.task_files import MAX_LINE_BYTES, open_tasks
 
 
 @pytest.fixture
@@ -87,8 +89,8 @@ def test_p09_p10_p11_everything_a_pool_can_be(person: Person) -> None:
         (["--size", "1", "--role", "a=1"], "--size N, or --role ROLE=N"),
         (["--role", "a"], "'a' is not ROLE=N"),
         (["--role", "a=1", "--role", "a=2"], "given twice"),
-        (["--size", "1", "--strategy", "best"], "there is no strategy 'best'; use one of round_robin"),
-        (["--size", "1", "--backend", "ech"], "no backend is called 'ech'; known are"),
+        (["--size", "1", "--strategy", "best"], "use one of round_robin"),
+        (["--size", "1", "--backend", "ech"], "no backend is called 'ech'"),
         (["--size", "1", "--rate", "0"], "rate is '0': it must be above 0"),
         (["--size", "1", "--burst", "3"], "give rate= too"),
         (["--size", "1", "--min", "3", "--max", "2"], "min must not be above max"),
@@ -161,14 +163,14 @@ def test_tasks_from_standard_input(p: Person) -> None:
 
 FAULTY = [
     (b"\xff\n", "it is not UTF-8"),
-    (b"hello\n", 'it is not JSON; write "a text" or {"prompt": "a text"}'),
+    (b"hello\n", 'it is not JSON (write "a text" or {"prompt": "a text"})'),
     (b"[1]\n", 'it is neither a text nor an object with "prompt"'),
     (b'{"prompt": ""}\n', '"prompt" must be text that is not empty'),
     (b'{"role": "worker"}\n', '"prompt" must be text that is not empty'),
-    (b'{"prompt": "x", "role": "cook"}\n', "role 'cook' is unknown; the pool has 'worker'"),
+    (b'{"prompt": "x", "role": "cook"}\n', "role 'cook' is unknown (the pool has 'worker')"),
     (b'{"prompt": "x", "hint_s": -1}\n', '"hint_s" must be a number of seconds, 0 or more'),
     (b'{"prompt": "x", "hint_s": NaN}\n', '"hint_s" must be a number of seconds, 0 or more'),
-    (b'{"prompt": "x", "colour": 1}\n', "'colour' is unknown; known are prompt, role, hint_s"),
+    (b'{"prompt": "x", "colour": 1}\n', "'colour' is unknown (known are prompt, role, hint_s)"),
     (b'"' + b"x" * (1024 * 1024 + 1) + b'"\n', '"prompt" is longer than 1,048,576 bytes'),
     (b'"' + b"x" * MAX_LINE_BYTES + b'"\n', "it is longer than"),
     (b"[" * 100_000 + b"\n", "it is not JSON"),
@@ -320,7 +322,7 @@ def test_p14_a_live_bar_on_a_terminal_and_ctrl_c(home: Path, tmp_path: Path) -> 
             rest = read_until(main, b"tollboard pool status p")
             assert it.wait(20) == 130
         os.close(main)
-        assert "0%" in shown
+        assert "0/2" in shown
         assert "Traceback" not in shown + rest
 
 
@@ -331,3 +333,31 @@ def read_until(fd: int, wanted: bytes) -> str:
         assert select.select([fd], [], [], 30)[0], seen
         seen += os.read(fd, 4096)
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
+
+
+# -- size --------------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_thousand_lines_are_never_in_memory_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    with file.open("w") as written:
+        for number in range(100_000):
+            written.write(json.dumps({"prompt": f"question number {number} " + "x" * 100}) + "\n")
+    tracemalloc.start()
+    with open_tasks(file, {"worker"}) as tasks:
+        assert sum(isinstance(one, Task) for one in tasks) == 100_000
+        assert sum(len(batch) for batch in pool_tasks._batches(tasks, 10)) == 99_990
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * 1024 * 1024
+
+
+def test_progress_is_shown_where_there_is_no_terminal(
+    p: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_tasks, "BATCH", 2)
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    said = p.types("pool", "submit", "p", "--file", lines(tmp_path / "tasks.jsonl", *"abcdef")).err
+    assert re.search(
+        r"submitting: 2 of 6, 2 submitted .*\nsubmitting: 4 of 6, .*\nsubmitting: 6 of 6, ", said
+    )

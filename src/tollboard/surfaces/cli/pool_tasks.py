@@ -164,7 +164,7 @@ class _Submission:
         if self._faults > len(told):
             told.append(f"and {self._faults - len(told):,} more")
         if self._faults and not self._keep_going:
-            error = Invalid("; ".join(told[:1]) + "; nothing was submitted")
+            error = Invalid(f"{told[0]}: nothing was submitted")
             for why in told[1:]:
                 error.add_note(why)
             error.add_note("mend the file, or leave out what is faulty with --keep-going")

@@ -58,7 +58,7 @@ class TaskLines:
         except UnicodeDecodeError:
             return Fault(number, "it is not UTF-8")
         except (ValueError, RecursionError):
-            return Fault(number, 'it is not JSON; write "a text" or {"prompt": "a text"}')
+            return Fault(number, 'it is not JSON (write "a text" or {"prompt": "a text"})')
         given = {"prompt": value} if isinstance(value, str) else value
         if not isinstance(given, dict):
             return Fault(number, 'it is neither a text nor an object with "prompt"')
@@ -67,16 +67,16 @@ class TaskLines:
 
     def _fault(self, given: dict[str, Any]) -> str | None:
         if unknown := [key for key in given if key not in KNOWN]:
-            return f"{unknown[0]!r} is unknown; known are {', '.join(KNOWN)}"
+            return f"{unknown[0]!r} is unknown (known are {', '.join(KNOWN)})"
         prompt, role, hint = given.get("prompt"), given.get("role"), given.get("hint_s")
         if not isinstance(prompt, str) or not prompt.strip():
             return '"prompt" must be text that is not empty'
         if len(prompt.encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return f'"prompt" is longer than {MAX_PROMPT_BYTES:,} bytes'
         if role is None and len(self._roles) > 1:
-            return f'"role" is missing; the pool has {", ".join(map(repr, self._roles))}'
+            return f'"role" is missing (the pool has {", ".join(map(repr, self._roles))})'
         if role is not None and role not in self._roles:
-            return f"role {role!r} is unknown; the pool has {', '.join(map(repr, self._roles))}"
+            return f"role {role!r} is unknown (the pool has {', '.join(map(repr, self._roles))})"
         if hint is not None and (
             isinstance(hint, bool) or not isinstance(hint, int | float) or not 0 <= hint < 1e12
         ):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
@@ -103,3 +105,22 @@ def test_migrating_leaves_the_logging_alone(tmp_path: Path) -> None:
     before = (root.level, list(root.handlers), logging.getLogger("alembic").level)
     migrate.upgrade(tmp_path / "t.db", None)
     assert (root.level, list(root.handlers), logging.getLogger("alembic").level) == before
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_migration_that_fails_leaves_nothing_and_raises_what_sqlite_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_itself: bool
+) -> None:
+    def fail(settings: Config, to: str) -> None:
+        connection = settings.attributes["connection"]
+        connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
+        if by_itself:  # as SQLite does on a full disk
+            connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("CREATE TABLE")
+
+    monkeypatch.setattr(migrate.command, "upgrade", fail)
+    path = tmp_path / "tollboard.db"
+    with pytest.raises(sqlite3.OperationalError, match="incomplete input"):
+        migrate.upgrade(path, None)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM sqlite_schema").fetchall() == []

@@ -248,6 +248,19 @@ def test_ctrl_c_while_waiting_says_that_the_turn_goes_on(
     assert api.types("send", "api", "go", "--wait", "-q", "--json").json["error"]["code"] == "stopped"
 
 
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_ctrl_c_in_wait_says_that_the_turns_go_on(
+    api: Person, monkeypatch: pytest.MonkeyPatch, json: tuple[str, ...]
+) -> None:
+    async def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(following, "wait_for", interrupted)
+    said = api.types("wait", "some-ref", *json)
+    assert said.code == 130
+    assert "the turns go on" in (said.json["error"]["message"] if json else said.err)
+
+
 def test_a_lost_daemon_does_not_lose_the_ref(api: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(*_: object, **__: object) -> None:
         raise DaemonUnreachable("the daemon went away")

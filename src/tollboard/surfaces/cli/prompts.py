@@ -218,6 +218,12 @@ def wait(
     except RequestNotFound as unknown:
         unknown.add_note("a ref is what `tollboard send` printed; the finished ones: tollboard inbox")
         raise
+    except KeyboardInterrupt:
+        why = "stopped waiting; the turns go on"
+        if cli.out.json:
+            return complain(cli.out, "stopped", why, "", STOPPED_BY_USER)
+        cli.out.beside(why, "yellow")
+        return STOPPED_BY_USER
     return cli.show(report, _print_waited, exit_with=_waited(report, any_=any_))
 
 

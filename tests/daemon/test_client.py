@@ -240,6 +240,32 @@ async def test_s10_a_tail_goes_on_over_restarts_without_gaps_or_repeats(
         assert notices.empty()
 
 
+async def test_s10_a_tail_goes_on_in_the_daemon_that_takes_over_from_one_that_hangs(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEALTH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connection, "STREAM_TIMEOUT_S", 0.5)
+    notices: asyncio.Queue[str] = asyncio.Queue()
+    with DaemonProcess(home) as old:
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("api", path=home, backend="echo")
+            board.on_notice = notices.put_nowait
+            feed = aiter(board.tail(kinds=["session.started", "turn.completed"], after=0))
+            assert (await anext(feed)).kind == "session.started"
+            old.freeze()
+            following_on = asyncio.create_task(_next(feed))
+            assert await notices.get() == following.GONE
+            with DaemonProcess(home, "--take-over"):
+                assert await notices.get() == following.BACK
+                async with Client.connect(home, start=False) as other:
+                    ref = await other.send("api", "x")
+                assert (await following_on).ref == ref
+
+
+async def _next(feed: AsyncIterator[FeedItem]) -> FeedItem:
+    return await anext(feed)
+
+
 async def _drain(feed: AsyncIterator[FeedItem]) -> None:
     async for _ in feed:
         pass

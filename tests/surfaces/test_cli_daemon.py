@@ -111,9 +111,9 @@ def test_tail_goes_on_when_the_daemon_comes_back(shell: Shell) -> None:
         assert tail.stderr is not None
         assert json.loads(tail.stdout.readline())["kind"] == "session.started"
         os.kill(shell.pid(), signal.SIGKILL)
-        assert "the daemon is gone; following goes on by itself" in tail.stderr.readline()
+        assert "the daemon does not answer any more; following goes on by itself" in tail.stderr.readline()
         shell.does("send", "api", "hi", "--wait")
-        assert "the daemon is back" in tail.stderr.readline()
+        assert "a daemon answers" in tail.stderr.readline()
         assert json.loads(tail.stdout.readline())["data"]["text"] == "echo: hi"
         tail.send_signal(signal.SIGINT)
         assert tail.communicate(timeout=20) == ("", "")

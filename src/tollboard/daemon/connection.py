@@ -85,11 +85,11 @@ class Connection:
         return self._http is None
 
     async def is_served(self) -> bool:
-        """Whether a daemon is there that is not about to end. Raises DaemonUnreachable for one that says nothing."""
+        """Whether a daemon answers that is not about to end. Raises DaemonUnreachable once this client is closed."""
         try:
             return not (await self.health()).stopping
-        except DaemonUnreachable as exc:
-            if self.closed or isinstance(exc.__cause__, TimeoutError):
+        except DaemonUnreachable:
+            if self.closed:
                 raise
             return False
 

@@ -16,8 +16,10 @@ from tollboard.fleet.records import FeedItem
 
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
 """How often it is looked whether a daemon is back: at first, and after a while."""
-GONE = "the daemon is gone; following goes on by itself once it is back (any command starts it)"
-BACK = "the daemon is back; following goes on where it was"
+GONE = (
+    "the daemon does not answer any more; following goes on by itself once one does (any command starts it)"
+)
+BACK = "a daemon answers; following goes on where it was"
 
 Notice = Callable[[str], None]
 Query = Mapping[str, str | int | list[str]]
@@ -28,8 +30,8 @@ async def follow(
 ) -> AsyncGenerator[FeedItem, None]:
     """Yield the items of the feed for as long as they are asked for; `notice` hears of a daemon that goes and comes.
 
-    Raises DaemonUnreachable if there is no daemon at the beginning, if one is there and does not answer, or if the
-    client was closed.
+    Raises DaemonUnreachable if there is no daemon at the beginning, or once the client is closed. One that hangs is
+    waited for as well: another may take its place.
     """
     seq = after
     while True:

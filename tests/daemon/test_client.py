@@ -260,6 +260,7 @@ async def test_s10_a_tail_goes_on_in_the_daemon_that_takes_over_from_one_that_ha
                 async with Client.connect(home, start=False) as other:
                     ref = await other.send("api", "x")
                 assert (await following_on).ref == ref
+                await feed.aclose()  # type: ignore[attr-defined]
 
 
 async def _next(feed: AsyncIterator[FeedItem]) -> FeedItem:

@@ -225,7 +225,8 @@ async def test_shutting_down_sends_home_who_waits_and_who_follows(home: Path) ->
             await board.start_session("api", path=home, backend="echo")
             reading = asyncio.ensure_future(other.inbox(wait=3600))
             following = asyncio.ensure_future(_until_gone(other, _drain(other)))
-            await anext(board.tail(after=0))
+            async with contextlib.aclosing(board.tail(after=0)) as feed:  # type: ignore[type-var]
+                await anext(feed)
             await board.shutdown()
             with contextlib.suppress(DaemonError):
                 assert (await reading).entries == ()

@@ -7,6 +7,7 @@ output.py text.py failures.py      tables, JSON, colour; safe text and times; ex
 sessions.py listing.py prompts.py following.py reading.py summaries.py control.py approvals.py
     daemon_cmds.py
 pools.py pool_tasks.py task_files.py progress.py      workers, their tasks, tasks from files, how far it has come
+mcp_cmds.py      what MCP hosts start, and how they are told
 doctor.py checks.py demo.py stage.py completion.py editor.py
 """
 

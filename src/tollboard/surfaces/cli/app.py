@@ -160,13 +160,13 @@ def command(
     def register(
         function: Callable[Concatenate[Cli, P], int | None],
     ) -> Callable[Concatenate[Cli, P], int | None]:
-        to.command(name, cls=Command, rich_help_panel=section)(_invocable(function))
+        to.command(name, cls=Command, rich_help_panel=section)(invocable(function))
         return function
 
     return register
 
 
-def _invocable(function: Callable[..., int | None]) -> Callable[..., int]:
+def invocable(function: Callable[..., int | None]) -> Callable[..., int]:
     """Return the function as typer calls it, with the common options in its signature."""
 
     @wraps(function)

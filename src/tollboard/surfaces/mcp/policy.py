@@ -1,0 +1,58 @@
+"""What a manager model may do: set by a person when the server is started, never by an argument of a tool (S27)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tollboard.errors import Denied
+from tollboard.operations.access import Capability
+
+GRANTED = frozenset({Capability.READ, Capability.SEND})
+MODES = ("default", "plan")
+"""Permission modes in which a session asks before it does anything that cannot be undone."""
+OPTIONS = frozenset(
+    {"model", "permission_mode", "disallowed_tools", "system_prompt", "max_turns", "watchdog_s", "silence_s",
+     "approval_timeout_s", "max_queued", "delay", "chunk", "fail", "script"}
+)  # fmt: skip
+"""Options that give a session no more rights than it has without them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The limits of one MCP server. Empty `roots` and `backends` leave it to the daemon's configuration."""
+
+    capabilities: frozenset[Capability] = GRANTED
+    roots: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    modes: tuple[str, ...] = MODES
+    options: bool = False
+    """Whether any option may be given: pre-approved tools, other programs, more directories."""
+
+    def require(self, capability: Capability) -> None:
+        """Raise Denied for a capability that no person has granted."""
+        if capability not in self.capabilities:
+            raise Denied(
+                f"this needs the capability {capability.value!r}, which was not granted; only a person can: "
+                f"tollboard mcp --grant {capability.value}"
+            )
+
+    def check_start(self, backend: str, path: str, options: Mapping[str, object]) -> None:
+        """Raise Denied for a session or pool that would be allowed more than this server may give."""
+        if self.backends and backend not in self.backends:
+            raise Denied(f"backend {backend!r} is not allowed here; allowed are {', '.join(self.backends)}")
+        real = Path(path).expanduser().resolve()
+        if self.roots and not any(real.is_relative_to(Path(root).resolve()) for root in self.roots):
+            raise Denied(f"{str(real)!r} is outside of what is allowed here: {', '.join(self.roots)}")
+        mode = options.get("permission_mode")
+        if mode is not None and mode not in self.modes:
+            raise Denied(
+                f"permission_mode {mode!r} is above what is allowed here ({', '.join(self.modes)}); only a person can "
+                f"raise it: tollboard mcp --mode {mode}"
+            )
+        if not self.options and (more := sorted(set(options) - OPTIONS)):
+            raise Denied(
+                f"option {more[0]!r} is not allowed here; allowed are {', '.join(sorted(OPTIONS))}. Only a person can "
+                "allow the others: tollboard mcp --any-option"
+            )

@@ -23,7 +23,7 @@ from tollboard.operations.catalogue import OPERATIONS
 from tollboard.store.store import Store
 from tollboard.surfaces.mcp import shape
 from tollboard.surfaces.mcp.policy import GRANTED, Policy
-from tollboard.surfaces.mcp.server import SPOKEN, make_server
+from tollboard.surfaces.mcp.server import SPOKEN, Reach, make_server
 from tollboard.surfaces.mcp.tools import MAX_WAIT_S, TOOLS
 
 ASKS = [{"approval": {"tool": "shell", "arguments": {"command": "ls"}}, "then": "{decision}"}]
@@ -66,10 +66,11 @@ class Host:
 async def boards(tmp_path: Path) -> AsyncIterator[Boards]:
     store = await Store.open(tmp_path / "state" / "tollboard.db")
     pools = await Pools.open(store.pools, backends=backends)
-    async with await Switchboard.open(store, backends=backends) as board:
-        caller = Caller("mcp", "host")
-        yield Boards(board.on_behalf_of(caller), pools.on_behalf_of(caller))
-        await pools.close(grace_s=0)
+    board = await Switchboard.open(store, backends=backends)
+    caller = Caller("mcp", "host")
+    yield Boards(board.on_behalf_of(caller), pools.on_behalf_of(caller))
+    await pools.close(grace_s=0)
+    await board.close(grace_s=0)
     await store.close()
 
 
@@ -81,7 +82,7 @@ async def host(request: pytest.FixtureRequest, boards: Boards, tmp_path: Path) -
 
     async def connection() -> None:
         # Its scopes must be left by the task that entered them, and a fixture is not one task.
-        async with McpClient(make_server(boards, Policy()), mode=request.param) as client:
+        async with McpClient(make_server(Reach(boards, Policy())), mode=request.param) as client:
             ready.set_result(client)
             await over.wait()
 
@@ -222,7 +223,7 @@ async def test_what_agents_wrote_is_marked_as_data(host: Host) -> None:
 
 async def test_s27_deciding_needs_a_persons_grant(boards: Boards, tmp_path: Path) -> None:
     for grants, allowed in ((GRANTED, False), (GRANTED | {Capability.APPROVE}, True)):
-        async with McpClient(make_server(boards, Policy(capabilities=grants))) as client:
+        async with McpClient(make_server(Reach(boards, Policy(capabilities=grants)))) as client:
             host = Host(client, boards, tmp_path)
             name = f"asks-{allowed}"
             await host.start(name, backend="scripted", script=ASKS)
@@ -242,7 +243,9 @@ async def test_s27_deciding_needs_a_persons_grant(boards: Boards, tmp_path: Path
 
 
 async def test_s27_a_reader_may_not_send(boards: Boards, tmp_path: Path) -> None:
-    async with McpClient(make_server(boards, Policy(capabilities=frozenset({Capability.READ})))) as client:
+    async with McpClient(
+        make_server(Reach(boards, Policy(capabilities=frozenset({Capability.READ}))))
+    ) as client:
         host = Host(client, boards, tmp_path)
         assert await host.call("switchboard_list_sessions") == []
         for tool, given in (
@@ -268,7 +271,7 @@ async def test_s27_a_reader_may_not_send(boards: Boards, tmp_path: Path) -> None
 async def test_s27_nothing_is_started_above_what_a_person_allowed(
     boards: Boards, given: dict[str, Any], policy: Policy, why: str
 ) -> None:
-    async with McpClient(make_server(boards, policy)) as client:
+    async with McpClient(make_server(Reach(boards, policy))) as client:
         host = Host(client, boards, Path("/"))
         for tool, more in (("switchboard_start_session", {}), ("pool_start", {"size": 1})):
             arguments = {"name": "a", "path": "/", "backend": "claude", **more, **given}

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 import tollboard
 from tollboard.errors import DaemonError, StaleOwner, TollboardError, WireError
@@ -35,6 +36,7 @@ from tollboard.operations.wire import (
     parse_arguments,
 )
 from tollboard.surfaces.gate import Door, Gate, answer
+from tollboard.surfaces.mcp.http import McpOverHttp
 
 logger = logging.getLogger("tollboard.http")
 
@@ -56,6 +58,7 @@ def make_app(door: Door) -> FastAPI:
         _add_route(app, door, operation)
     _add_stream(app, door)
     _add_daemon_routes(app, door)
+    app.router.routes.append(Route("/mcp", McpOverHttp(door), include_in_schema=False))
     app.add_exception_handler(TollboardError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)

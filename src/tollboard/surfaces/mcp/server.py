@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import mcp_types as types
@@ -15,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 import tollboard
 from tollboard import errors
 from tollboard.errors import TollboardError
+from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
 from tollboard.surfaces.mcp import resources
@@ -45,17 +47,24 @@ NEXT: Mapping[type[TollboardError], str] = {
 Context = ServerRequestContext[Any, Any]
 
 
-def make_server(boards: Boards, policy: Policy) -> Server[Any]:
-    """Return a server whose tools run on these boards, within this policy."""
-    return _Surface(boards, policy).server()
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one request may reach: the boards on behalf of its caller, and the limits."""
+
+    boards: Boards
+    policy: Policy
+
+
+def make_server(reach: Reach | Callable[[Context], Reach]) -> Server[Any]:
+    """Return a server. Over HTTP each request has a reach of its own: it comes from the request's token."""
+    return _Surface(reach if callable(reach) else lambda _: reach).server()
 
 
 class _Surface:
     """The handlers of one server."""
 
-    def __init__(self, boards: Boards, policy: Policy) -> None:
-        self._boards = boards
-        self._policy = policy
+    def __init__(self, reach: Callable[[Context], Reach]) -> None:
+        self._reach = reach
 
     def server(self) -> Server[Any]:
         return Server(
@@ -65,6 +74,11 @@ class _Surface:
             on_read_resource=self.read_resource,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
+
+    def _reader(self, context: Context) -> Boards:
+        reach = self._reach(context)
+        reach.policy.require(Capability.READ)
+        return reach.boards
 
     # -- tools
 
@@ -83,21 +97,22 @@ class _Surface:
             return _failure(error)
 
     async def _run(self, context: Context, tool: Tool, given: dict[str, Any]) -> object:
+        reach = self._reach(context)
         arguments = parse_arguments(tool.operation, given)
-        self._policy.require(tool.operation.needed(arguments))
+        reach.policy.require(tool.operation.needed(arguments))
         if tool.operation.name in ("start_session", "pool_start"):
-            self._policy.check_start(given.get("backend", "claude"), given["path"], given.get("options", {}))
+            reach.policy.check_start(given.get("backend", "claude"), given["path"], given.get("options", {}))
         if tool.operation.name == "wait":
-            return await self._wait(context, given)
-        return await tool.operation.run(self._boards, arguments)
+            return await self._wait(context, reach.boards, given)
+        return await tool.operation.run(reach.boards, arguments)
 
-    async def _wait(self, context: Context, given: dict[str, Any]) -> object:
+    async def _wait(self, context: Context, boards: Boards, given: dict[str, Any]) -> object:
         """Wait in slices, so that the host sees how far it is."""
         loop = asyncio.get_running_loop()
         refs, mode, until = given["refs"], given.get("mode", "all"), loop.time() + given["timeout"]
         while True:
             rest_s = max(0.0, until - loop.time())
-            report = await self._boards.fleet.wait(refs, timeout=min(SLICE_S, rest_s), mode=mode)
+            report = await boards.fleet.wait(refs, timeout=min(SLICE_S, rest_s), mode=mode)
             done = len(refs) - len(report.pending)
             await context.session.report_progress(done, len(refs), f"{done} of {len(refs)} done")
             if not report.pending or (mode == "any" and done) or rest_s <= SLICE_S:
@@ -110,7 +125,8 @@ class _Surface:
     ) -> types.ListResourcesResult:
         fixed = [(path, text) for path, text in resources.FIXED.items()]
         sessions = [
-            (f"sessions/{name}", f"Session {name}") for name in await resources.names(self._boards, "")
+            (f"sessions/{name}", f"Session {name}")
+            for name in await resources.names(self._reader(context), "")
         ]
         return types.ListResourcesResult(
             resources=[
@@ -133,7 +149,7 @@ class _Surface:
         self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         try:
-            page = await resources.read(self._boards, str(params.uri))
+            page = await resources.read(self._reader(context), str(params.uri))
         except TollboardError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from None
         found = types.TextResourceContents(uri=page.uri, mime_type=page.mime, text=page.text)
@@ -159,7 +175,7 @@ class _Surface:
 
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         found = (
-            await resources.names(self._boards, params.argument.value)
+            await resources.names(self._reader(context), params.argument.value)
             if params.argument.name == "name"
             else []
         )

@@ -11,7 +11,7 @@ from tollboard.daemon.config import state_directory
 from tollboard.daemon.tokens import narrow_token
 from tollboard.operations.boards import Boards
 from tollboard.surfaces.mcp.policy import Policy
-from tollboard.surfaces.mcp.server import make_server
+from tollboard.surfaces.mcp.server import Reach, make_server
 
 NAME = "mcp"
 
@@ -22,6 +22,6 @@ async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> No
         pass  # starts the daemon if none runs; its token is there from now on
     token = narrow_token(state_directory(home), sorted(policy.capabilities), NAME)
     async with Client.connect(home, surface="mcp", token=token) as client:
-        server = make_server(Boards(client, client.pools), policy)
+        server = make_server(Reach(Boards(client, client.pools), policy))
         async with stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())

@@ -1,0 +1,77 @@
+"""MCP over the daemon's HTTP: `/mcp`, streamable HTTP in both protocol eras. The gate has let the request in.
+
+No state is kept between requests: the token says who it is each time, and a daemon that restarts loses no session.
+The SDK is imported at the first request: the daemon's start does not pay for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tollboard.errors import BackendUnavailable
+from tollboard.fleet.records import Caller
+from tollboard.operations.access import Access, Capability
+from tollboard.surfaces.gate import Door, Receive, Scope, SendMessage
+from tollboard.surfaces.mcp.policy import GRANTED, Policy
+
+if TYPE_CHECKING:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+SURFACE = "mcp"
+
+
+class McpOverHttp:
+    """The ASGI app behind `/mcp`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._manager: StreamableHTTPSessionManager | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
+        """Handle one request. Raises BackendUnavailable without the extra."""
+        if self._ready is None:
+            self._begin()
+        assert self._ready is not None
+        await asyncio.shield(self._ready)
+        assert self._manager is not None
+        await self._manager.handle_request(scope, receive, send)
+
+    def _begin(self) -> None:
+        try:
+            from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+            from tollboard.surfaces.mcp.server import make_server
+        except ModuleNotFoundError as missing:
+            raise BackendUnavailable(
+                f"MCP needs the package {missing.name!r} where the daemon runs: pip install 'tollboard[mcp]'"
+            ) from None
+        self._manager = StreamableHTTPSessionManager(make_server(self._reach), stateless=True)
+        self._ready = asyncio.get_running_loop().create_future()
+        self._serving = asyncio.create_task(self._serve(self._manager, self._ready))
+
+    async def _serve(self, manager: StreamableHTTPSessionManager, ready: asyncio.Future[None]) -> None:
+        """Own what the requests start, until the daemon ends."""
+        async with manager.run():
+            ready.set_result(None)
+            await self._door.closing.wait()
+
+    def _reach(self, context: Any) -> Any:
+        from tollboard.surfaces.mcp.server import Reach
+
+        access: Access = context.request.state.access
+        boards = self._door.boards(Caller(SURFACE, access.caller.client))
+        return Reach(boards, Policy(capabilities=granted(access)))
+
+
+def granted(access: Access) -> frozenset[Capability]:
+    """Return what a model may do with this access.
+
+    To approve it needs a token that a person made for just that. The admin token, and a socket without one, are a
+    person's own: a model that was given them still only reads and sends.
+    """
+    if Capability.ADMIN in access.capabilities:
+        return GRANTED
+    return access.capabilities & (GRANTED | {Capability.APPROVE})

@@ -15,8 +15,8 @@ from tollboard.surfaces.cli.app import SECTIONS
 from tollboard.surfaces.cli.commands import app
 
 HEAVY = (
-    "alembic", "asyncio", "claude_agent_sdk", "fastapi", "httpx", "mcp", "mcp_types", "platformdirs", "psutil",
-    "pydantic", "rich", "sqlalchemy", "sqlite3", "starlette", "uvicorn",
+    "alembic", "asyncio", "claude_agent_sdk", "fastapi", "httpx", "IPython", "mcp", "mcp_types", "platformdirs",
+    "psutil", "pydantic", "rich", "sqlalchemy", "sqlite3", "starlette", "uvicorn",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ PROMISED = """
 start, list, status, stop, delete, backends, send, broadcast, poll, wait, cancel, inbox, ack, transcript, tail,
 summary get, summary set, summary edit, summary versions, interrupt, halt, resume, approvals, approve, edit, reject,
 pool start, pool list, pool status, pool scale, pool stop, pool delete, pool submit, pool wait, pool results,
-pool poll, pool cancel, mcp install, serve, shutdown, token, doctor, demo, completion, version
+pool poll, pool cancel, mcp install, repl, serve, shutdown, token, doctor, demo, completion, version
 """
 
 

@@ -8,6 +8,7 @@ sessions.py listing.py prompts.py following.py reading.py summaries.py control.p
     daemon_cmds.py
 pools.py pool_tasks.py task_files.py progress.py      workers, their tasks, tasks from files, how far it has come
 mcp_cmds.py      what MCP hosts start, and how they are told
+repl_cmd.py      the Python prompt
 doctor.py checks.py demo.py stage.py completion.py editor.py
 """
 

@@ -14,6 +14,7 @@ from tollboard.surfaces.cli import (
     pools,
     prompts,
     reading,
+    repl_cmd,
     sessions,
     summaries,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "pools",
     "prompts",
     "reading",
+    "repl_cmd",
     "sessions",
     "summaries",
 ]

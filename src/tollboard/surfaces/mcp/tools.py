@@ -82,7 +82,7 @@ TOOLS: Mapping[str, Tool] = {
         _tool("status", idempotent=True),
         _tool("send", "It does not wait: give the ref to switchboard_wait or switchboard_poll. A session that is at "
               "work refuses, unless queue=true."),
-        _tool("poll", "`status` is queued, processing, completed or failed.", idempotent=True, spoken=True),
+        _tool("poll", "`status` is pending, completed or failed.", idempotent=True, spoken=True),
         _tool("wait", f"Returns after at most {MAX_WAIT_S:g} s with what is done and what is not; call again for the "
               "rest.", spoken=True, idempotent=True, **_WAIT),
         _tool("inbox", "The cursor moves only with ack=true, to exactly what was shown.", spoken=True,

@@ -330,3 +330,45 @@ def test_every_operation_is_a_tool_or_left_out_on_purpose() -> None:
     assert left_out == {
         "delete_session", "pool_delete", "ack", "summary_versions", "events", "pool_poll", "pool_cancel", "pool_scale",
     }  # fmt: skip
+
+
+# -- changes
+
+
+async def test_s13_a_host_is_told_what_changed(boards: Boards, tmp_path: Path) -> None:
+    watched = ["tollboard://sessions/api", "tollboard://sessions/api/transcript", "tollboard://inbox"]
+    async with McpClient(make_server(Reach(boards, Policy()))) as client:
+        host = Host(client, boards, tmp_path)
+        async with client.listen(resource_subscriptions=watched, resources_list_changed=True) as news:
+            await host.start("api")
+            ref = await host.call("switchboard_send", name="api", prompt="x")
+            seen: set[str] = set()
+            async with asyncio.timeout(20):
+                async for event in news:
+                    seen.add(getattr(event, "uri", type(event).__name__))
+                    if seen >= {*watched, "ResourcesListChanged"}:
+                        break
+        assert (await host.call("switchboard_poll", name="api", ref=ref))["status"] == "completed"
+
+
+@pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
+async def test_s13_in_the_older_era_too(boards: Boards, tmp_path: Path) -> None:
+    told = asyncio.Event()
+    updates: list[str] = []
+
+    async def heard(message: Any) -> None:
+        params = getattr(message, "params", None)
+        if getattr(params, "uri", None) is not None:
+            updates.append(str(params.uri))
+            told.set()
+
+    server = make_server(Reach(boards, Policy()))
+    async with McpClient(server, mode="legacy", message_handler=heard) as client:
+        host = Host(client, boards, tmp_path)
+        await client.subscribe_resource("tollboard://inbox")
+        await client.subscribe_resource("tollboard://inbox")
+        await host.start("api")
+        await host.call("switchboard_send", name="api", prompt="x")
+        await asyncio.wait_for(told.wait(), 20)
+        assert updates == ["tollboard://inbox"]
+        await client.unsubscribe_resource("tollboard://inbox")

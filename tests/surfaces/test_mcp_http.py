@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,6 +66,16 @@ async def test_s13_the_fleet_over_http(served: Served, mode: Any) -> None:
         assert cast("Any", (await client.read_resource("tollboard://guide")).contents[0]).text
 
 
+async def test_s13_changes_are_told_over_http(served: Served) -> None:
+    async with host(served, served.narrow(READ, SEND)) as client:
+        uri = "tollboard://sessions/api/transcript"
+        async with client.listen(resource_subscriptions=[uri]) as news:
+            await call(client, "switchboard_send", name="api", prompt="x", queue=True)
+            async with asyncio.timeout(20):
+                event = await anext(aiter(news))
+        assert getattr(event, "uri", None) == uri
+
+
 async def test_s27_the_token_says_what_a_model_may_do(served: Served) -> None:
     decide = {"approval_id": "nothing", "decision": {"type": "approve"}}
     for token, sends, decides in (
@@ -122,6 +134,17 @@ async def test_fifty_hosts_at_once_lose_and_cross_nothing(served: Served) -> Non
             await call(client, "switchboard_stop_session", name=name)
 
     await asyncio.gather(*(one(number) for number in range(50)))
+
+
+async def test_a_daemon_that_tells_changes_ends_all_the_same(home: Path) -> None:
+    with serving(home) as server:
+        async with host(server, server.narrow(READ, SEND)) as client:
+            with contextlib.suppress(
+                Exception
+            ):  # what the host sees when its stream ends is the SDK's affair
+                async with client.listen(resource_subscriptions=["tollboard://inbox"]):
+                    server.daemon.signal(signal.SIGTERM)
+                    assert await asyncio.to_thread(server.daemon.wait) == 0
 
 
 def test_a_daemon_that_served_mcp_ends_cleanly(home: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import mcp_types as types
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import ListenHandler, ResourceUpdated
 from mcp.shared.exceptions import MCPError
 
 import tollboard
@@ -20,6 +21,7 @@ from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
 from tollboard.surfaces.mcp import resources
+from tollboard.surfaces.mcp.news import News
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.prompts import PROMPTS
 from tollboard.surfaces.mcp.shape import bounded
@@ -65,13 +67,19 @@ class _Surface:
 
     def __init__(self, reach: Callable[[Context], Reach]) -> None:
         self._reach = reach
+        self._news: News | None = None
+        self._listen: ListenHandler | None = None
+        self._subscribed: dict[str, Callable[[], None]] = {}
+        """Of the older era, by address: one connection, one process."""
+        self._telling: set[asyncio.Task[None]] = set()
 
     def server(self) -> Server[Any]:
         return Server(
             "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
-            on_read_resource=self.read_resource,
+            on_read_resource=self.read_resource, on_subscribe_resource=self.subscribe,
+            on_unsubscribe_resource=self.unsubscribe, on_subscriptions_listen=self.listen,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
 
@@ -154,6 +162,55 @@ class _Surface:
             raise MCPError(types.INVALID_PARAMS, str(error)) from None
         found = types.TextResourceContents(uri=page.uri, mime_type=page.mime, text=page.text)
         return types.ReadResourceResult(contents=[found])
+
+    # -- changes of resources
+
+    async def _begun(self, context: Context) -> News:
+        if self._news is None:
+            self._news = News(self._reader(context).fleet)
+            self._listen = ListenHandler(self._news)
+        await self._news.begin()
+        return self._news
+
+    async def listen(
+        self, context: Context, params: types.SubscriptionsListenRequestParams
+    ) -> types.SubscriptionsListenResult:
+        await self._begun(context)
+        assert self._listen is not None
+        return await self._listen(context, params)
+
+    async def subscribe(self, context: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        if context.request is not None:
+            raise MCPError(
+                types.INVALID_REQUEST,
+                "over HTTP nothing is kept between requests: read the resource again, or listen (2026-07-28)",
+            )
+        uri = str(params.uri)
+        if uri not in self._subscribed:
+            news = await self._begun(context)
+            session = context.session
+
+            def heard(event: object) -> None:
+                if isinstance(event, ResourceUpdated) and event.uri == uri:
+                    task = asyncio.create_task(session.send_resource_updated(uri))
+                    self._telling.add(task)
+                    task.add_done_callback(self._told)
+
+            self._subscribed[uri] = news.subscribe(heard)
+        return types.EmptyResult()
+
+    async def unsubscribe(
+        self, context: Context, params: types.UnsubscribeRequestParams
+    ) -> types.EmptyResult:
+        leave = self._subscribed.pop(str(params.uri), None)
+        if leave is not None:
+            leave()
+        return types.EmptyResult()
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled():
+            task.exception()  # the host has gone: nobody is there to be told
 
     # -- prompts and completion
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import mcp_types as types
@@ -93,7 +94,7 @@ class _Surface:
     async def list_tools(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS.values()])
+        return _listed()
 
     async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         tool = TOOLS.get(params.name)
@@ -239,6 +240,12 @@ class _Surface:
         return types.CompleteResult(
             completion=types.Completion(values=found[:100], total=len(found), has_more=len(found) > 100)
         )
+
+
+@cache
+def _listed() -> types.ListToolsResult:
+    """Return all tools; the SDK asks for them at every call, and their schemas take eight milliseconds to make."""
+    return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS.values()])
 
 
 def _described(tool: Tool) -> types.Tool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
@@ -54,16 +55,22 @@ class Tool:
     @property
     def wrapped(self) -> bool:
         """Whether its result stands under `result`: hosts of the older protocol want an object."""
-        return bool(self.operation.result.json_schema(mode="serialization").get("type") != "object")
+        return bool(_result_schema(self.operation.name).get("type") != "object")
 
     def output_schema(self) -> dict[str, Any]:
         """Return what it gives."""
-        schema: dict[str, Any] = self.operation.result.json_schema(mode="serialization")
+        schema = dict(_result_schema(self.operation.name))
         if not self.wrapped:
             return schema
         definitions = schema.pop("$defs", {})
         whole = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
         return whole | ({"$defs": definitions} if definitions else {})
+
+
+@cache
+def _result_schema(operation: str) -> Mapping[str, Any]:
+    """Return the schema of what an operation gives. It takes a millisecond to make, a call should not."""
+    return OPERATIONS[operation].result.json_schema(mode="serialization")
 
 
 def _tool(operation: str, advice: str = "", **more: Any) -> Tool:

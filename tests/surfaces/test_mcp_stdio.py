@@ -14,6 +14,7 @@ from mcp import StdioServerParameters
 
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.person import Person
+from tests.surfaces.terminal import Terminal
 from tollboard.daemon.client import Client
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,20 @@ def test_e52_nothing_but_the_protocol_is_on_standard_output(home: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["result"]["serverInfo"]["name"] == "tollboard"
     assert done.stderr == ""
+
+
+def test_ctrl_c_ends_it_on_a_terminal(home: Path) -> None:
+    with (
+        DaemonProcess(home),
+        Terminal([sys.executable, "-m", "tollboard", "--home", str(home), "mcp"], {}) as terminal,
+    ):
+        terminal.shows("Ctrl-C ends it")
+        hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}  # fmt: skip
+        terminal.types(json.dumps(hello) + "\n")
+        terminal.shows("serverInfo")  # it is up
+        terminal.interrupt()
+        assert terminal.ended() == 130
 
 
 def test_what_cannot_be_granted_is_said(person: Person) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 
 from mcp.server.stdio import stdio_server
 
@@ -14,10 +16,14 @@ from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.server import Reach, make_server
 
 NAME = "mcp"
+STOPPED_BY_USER = 130
 
 
 async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> None:
-    """Serve until the host closes its end. The daemon holds the capabilities too: its token is narrow."""
+    """Serve until the host closes its end, or Ctrl-C. The daemon holds the capabilities too: its token is narrow."""
+    # The SDK reads standard input on a thread that nothing can wake. There is nothing to lose here: the fleet is the
+    # daemon's, and every message was written whole.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, STOPPED_BY_USER)
     async with Client.connect(home, surface="mcp"):
         pass  # starts the daemon if none runs; its token is there from now on
     token = narrow_token(state_directory(home), sorted(policy.capabilities), NAME)

@@ -19,6 +19,11 @@ from tollboard.daemon.client import Client
 
 pytestmark = pytest.mark.slow
 
+HELLO = {
+    "jsonrpc": "2.0", "id": 1, "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
+}  # fmt: skip
+
 
 def bridge(home: Path, *words: str) -> StdioServerParameters:
     return StdioServerParameters(
@@ -65,13 +70,9 @@ async def test_the_daemon_is_started_and_outlives_the_host(home: Path, tmp_path:
 
 def test_e52_nothing_but_the_protocol_is_on_standard_output(home: Path) -> None:
     command = [sys.executable, "-m", "tollboard", "--home", str(home), "mcp"]
-    hello = {
-        "jsonrpc": "2.0", "id": 1, "method": "initialize",
-        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
-    }  # fmt: skip
     with DaemonProcess(home):
         done = subprocess.run(
-            command, input=json.dumps(hello) + "\n", capture_output=True, text=True, timeout=60, check=True
+            command, input=json.dumps(HELLO) + "\n", capture_output=True, text=True, timeout=60, check=True
         )
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["result"]["serverInfo"]["name"] == "tollboard"
@@ -84,9 +85,7 @@ def test_ctrl_c_ends_it_on_a_terminal(home: Path) -> None:
         Terminal([sys.executable, "-m", "tollboard", "--home", str(home), "mcp"], {}) as terminal,
     ):
         terminal.shows("Ctrl-C ends it")
-        hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}  # fmt: skip
-        terminal.types(json.dumps(hello) + "\n")
+        terminal.types(json.dumps(HELLO) + "\n")
         terminal.shows("serverInfo")  # it is up
         terminal.interrupt()
         assert terminal.ended() == 130

@@ -115,8 +115,8 @@ from tollboard.sync import connect
 with connect(sys.argv[1], start=False) as board:
     board.start_session("slow", path=".", backend="echo", delay=60)
     ref = board.send("slow", "x")
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         board.wait([ref], timeout=60)
     except KeyboardInterrupt:
         print("stopped", board.status("slow").phase, flush=True)

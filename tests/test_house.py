@@ -26,6 +26,8 @@ BROAD_EXCEPT_ALLOWED = {
     "runtime/supervisor.py",  # the last net under an agent
     "fleet/recovery.py",  # a backend that cannot bring one session back must not keep the others down
     "fleet/pools/recovery.py",  # nor one pool
+    "subagents/loop.py",  # tools
+    "subagents/run.py",  # a model's client, observers
     "store/writer.py",  # one bad statement must not stop the thread
 }
 

@@ -5,11 +5,14 @@
     │   ├── AgentNotFound        no live agent or session of that name
     │   │   └── AgentDead        it was there and crashed; the reason is in the message
     │   ├── PoolNotFound         no pool of that name
+    │   ├── SubAgentNotFound     no sub-agent of that id
     │   ├── RequestNotFound      no such ref, or its result was evicted
     │   └── ApprovalNotFound     no such approval
     ├── Conflict                 the moment is wrong
     │   ├── AgentExists          the name is taken
     │   ├── PoolExists           likewise, for a pool
+    │   ├── SubAgentExists       likewise, for the id of a sub-agent
+    │   ├── InvalidStatus        the sub-agent is not in the status that the verb needs
     │   ├── SessionBusy          a turn is in flight and queueing was not asked for
     │   ├── SessionHalted        the mailbox is frozen
     │   ├── AgentBusy            needs an idle agent
@@ -83,6 +86,12 @@ class PoolNotFound(NotFound):
     code = "pool_not_found"
 
 
+class SubAgentNotFound(NotFound):
+    """No sub-agent has that id."""
+
+    code = "subagent_not_found"
+
+
 class RequestNotFound(NotFound):
     """The ref is unknown, or its result was evicted."""
 
@@ -111,6 +120,24 @@ class PoolExists(Conflict):
     """A pool of that name is there; stop it first or choose another name."""
 
     code = "pool_exists"
+
+
+class SubAgentExists(Conflict):
+    """A sub-agent with that id is there."""
+
+    code = "subagent_exists"
+
+
+class InvalidStatus(Conflict):
+    """The sub-agent does not stand as the verb needs it; nothing was changed. `status` and `expected` say how."""
+
+    code = "invalid_status"
+
+    def __init__(self, status: str, *, expected: str = "") -> None:
+        needed = f"; this needs one that is {expected}" if expected else ""
+        super().__init__(f"the sub-agent is {status}{needed}")
+        self.status = status
+        self.expected = expected
 
 
 class SessionBusy(Conflict):

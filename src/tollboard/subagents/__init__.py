@@ -1,0 +1,22 @@
+"""Sub-agents: a parent hands over a task as a blocking call; guarded tools wait for a person. Extra: `models`."""
+
+from __future__ import annotations
+
+from tollboard.subagents.outcome import Completed, Failed, Halted, Interrupt, Interrupted, Outcome, Status
+from tollboard.subagents.server import SubAgentServer
+from tollboard.subagents.subagent import CompiledSubAgent, SubAgent, SubAgentConfig, general_purpose
+
+__all__ = [
+    "CompiledSubAgent",
+    "Completed",
+    "Failed",
+    "Halted",
+    "Interrupt",
+    "Interrupted",
+    "Outcome",
+    "Status",
+    "SubAgent",
+    "SubAgentConfig",
+    "SubAgentServer",
+    "general_purpose",
+]

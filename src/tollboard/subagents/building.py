@@ -1,0 +1,160 @@
+"""From a definition to an agent of Pydantic AI: its model, its tools, and the hook through which every call goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai import Agent, RunContext, Tool, ToolDefinition
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.models import infer_model
+from pydantic_core import to_jsonable_python
+
+from tollboard.errors import BackendUnavailable, InvalidOption
+from tollboard.runtime.approval import ALL_DECISIONS
+from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig
+from tollboard.subagents.task_tool import (
+    TASK,
+    TASK_INSTRUCTIONS,
+    instructions_schema,
+    task_description,
+    task_schema,
+)
+
+if TYPE_CHECKING:
+    from tollboard.subagents.loop import Loop
+
+GUARDED = "tollboard.guarded"
+"""The note on a tool that it waits for a person, and for which decisions."""
+UNAPPROVED = "unapproved"
+"""How Pydantic AI marks a tool that was made with `requires_approval=True`."""
+
+
+@dataclass
+class Guard(AbstractCapability[Any]):
+    """Leads every tool call of a run to its loop."""
+
+    loop: Loop
+
+    async def prepare_tools(
+        self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]
+    ) -> list[ToolDefinition]:
+        """Let tools that want approval be asked for by us, so that there is one way to ask."""
+        return [_asked_by_us(tool) if tool.kind == UNAPPROVED else tool for tool in tool_defs]
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Any],
+    ) -> Any:
+        """Hand the call over."""
+        return await self.loop.handle(ctx, call, tool_def, args, handler)
+
+
+def _asked_by_us(tool: ToolDefinition) -> ToolDefinition:
+    metadata = {**(tool.metadata or {}), GUARDED: ALL_DECISIONS}
+    return dataclasses.replace(tool, kind="function", metadata=metadata)
+
+
+def agent_of(definition: SubAgentConfig | CompiledSubAgent, model: Any = None) -> Agent[Any, Any]:
+    """Return the agent. `model` is the parent's, for a definition that names none.
+
+    Raises what `model_of` raises.
+    """
+    if isinstance(definition, CompiledSubAgent):
+        return definition.agent
+    return Agent(
+        model_of(definition, model),
+        name=definition.name,
+        instructions=definition.system_prompt,
+        tools=[*definition.tools, *_task_tools(definition)],
+        toolsets=list(definition.toolsets),
+        model_settings=definition.model_settings or None,  # type: ignore[arg-type] # a TypedDict, read from options
+        capabilities=list(definition.capabilities),
+    )
+
+
+def model_of(definition: SubAgentConfig | CompiledSubAgent, model: Any = None) -> Any:
+    """Return the model it runs on. Raises InvalidOption for one nobody knows, BackendUnavailable without its key."""
+    if isinstance(definition, CompiledSubAgent):
+        return definition.agent.model
+    wanted = definition.model if definition.model is not None else model
+    if wanted is None:
+        raise InvalidOption(
+            f"sub-agent {definition.name!r}: it names no model, and there is no parent to take one from"
+        )
+    return find_model(wanted) if isinstance(wanted, str) else wanted
+
+
+def find_model(name: str) -> Any:
+    """Return the model of that name, such as `anthropic:claude-sonnet-4-5`.
+
+    Raises InvalidOption for one Pydantic AI does not know, BackendUnavailable when a key or a package is missing; both
+    say what to do.
+    """
+    try:
+        return infer_model(name)
+    except (UserError, ValueError, ImportError) as wrong:
+        text = str(wrong)
+        if "nvironment variable" in text or "api_key" in text.lower() or isinstance(wrong, ImportError):
+            raise BackendUnavailable(f"model {name!r} cannot be used: {text}") from None
+        raise InvalidOption(
+            f"there is no model {name!r}: {text}; name provider and model, such as 'anthropic:claude-sonnet-4-5'"
+        ) from None
+
+
+def _task_tools(definition: Definition) -> list[Tool[Any]]:
+    """Return the tools that start sub-agents. Their bodies never run: the loop sees to those calls itself."""
+    if not definition.sub_agents:
+        return []
+    tools = [
+        Tool.from_schema(
+            _not_called, name=TASK, description=task_description(definition.sub_agents),
+            json_schema=task_schema(definition.sub_agents),
+        )
+    ]  # fmt: skip
+    if any(sub_agent.use_instructions for sub_agent in definition.sub_agents):
+        tools.append(
+            Tool.from_schema(
+                _not_called, name=TASK_INSTRUCTIONS, description="How a sub-agent wants to be given its task.",
+                json_schema=instructions_schema(definition.sub_agents),
+            )
+        )  # fmt: skip
+    return tools
+
+
+async def _not_called(**_: object) -> str:
+    raise AssertionError("calls of this tool are handled by the loop")
+
+
+def misfit(arguments: Mapping[str, object], schema: Mapping[str, object] | None) -> str | None:
+    """Return in what way arguments do not fit a tool's schema, `None` when they do."""
+    if schema is None:
+        return None
+    import jsonschema
+
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(dict(arguments))
+    worst = jsonschema.exceptions.best_match(errors)
+    if worst is None:
+        return None
+    where = ".".join(str(step) for step in worst.absolute_path)
+    return f"{where}: {worst.message}" if where else str(worst.message)
+
+
+def jsonable(value: object) -> Any:
+    """Return a tool's result as JSON can hold it; what cannot be turned is described."""
+    return to_jsonable_python(value, fallback=repr)
+
+
+def to_text(value: object) -> str:
+    """Return a result as text for a model or a person."""
+    return value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)

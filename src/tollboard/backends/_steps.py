@@ -40,6 +40,7 @@ class Play:
     checkpointed: str | None = None
     close_s: float = 0.0
     processes: list[psutil.Process] = field(default_factory=list)
+    children: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     def fill(self, template: str, **values: str) -> str:
         """Return the template with `{prompt}` and the given names replaced; other braces stay."""
@@ -329,6 +330,7 @@ def _process(value: Any, modifiers: Mapping[str, Any]) -> Step:
         )
         if (started := identify(process.pid)) is not None:
             play.processes.append(started)
+            play.children.append(process)
         yield events.NoticeEvent("process", str(process.pid))
 
     return step

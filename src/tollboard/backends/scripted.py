@@ -34,6 +34,7 @@ In Python a step may also be an `Event`, an exception to raise, an `asyncio.Even
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -48,6 +49,7 @@ from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent
 if TYPE_CHECKING:
     import psutil
 
+HEARD_S = 5.0
 _OPTIONS: Mapping[str, Check] = {"script": parse_script, "repeat": flag}
 
 
@@ -63,6 +65,7 @@ class ScriptedSession:
     played: int = 0
     reported: bool = False
     processes: list[psutil.Process] = field(default_factory=list)
+    children: list[asyncio.subprocess.Process] = field(default_factory=list)
 
 
 class ScriptedBackend(Backend[ScriptedSession]):
@@ -103,6 +106,7 @@ class ScriptedBackend(Backend[ScriptedSession]):
             if play.checkpointed is not None:
                 session.id = play.checkpointed
             session.processes += play.processes
+            session.children += play.children
             if not ended:
                 await _close_early(session, play)
 
@@ -153,4 +157,11 @@ async def _end(session: ScriptedSession, processes: list[psutil.Process]) -> Pro
 
     report = await end_processes(roots=processes)
     session.processes = [process for process in session.processes if process not in processes]
+    # The loop must hear of the end of each of its children too, or their transports outlive it.
+    ended = {process.pid for process in processes}
+    gone = [child for child in session.children if child.pid in ended]
+    session.children = [child for child in session.children if child.pid not in ended]
+    waiting = [asyncio.create_task(child.wait()) for child in gone]
+    if waiting:
+        await asyncio.wait(waiting, timeout=HEARD_S)
     return report

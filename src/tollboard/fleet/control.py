@@ -20,7 +20,8 @@ from tollboard.fleet.records import (
 )
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
-from tollboard.runtime.approval import Decision, parse_decision
+from tollboard.runtime import telemetry
+from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, check_decision, parse_decision
 from tollboard.runtime.runtime import Runtime
 
 PREVIEW = 80
@@ -93,13 +94,47 @@ class Control:
                 raise
             if record.state is not ApprovalState.PENDING:
                 raise _decided(record) from None
-            # It is durable, and about to be put on the board: once the ledger has told so, it is there.
-            await forget_failures(self._ledger)
-            await self._runtime.decide(approval_id, parsed, by=str(caller))
+            await self._decide_unasked(record, parsed, str(caller))
         record = await self._ledger.approval(approval_id)
         if record is None:
             raise ApprovalNotFound(f"approval {approval_id} was deleted with its session")
         return record
+
+    async def _decide_unasked(self, record: ApprovalRecord, decision: Decision, by: str) -> None:
+        """Answer a question that is durable but not on the board."""
+        session = self._roster.find(record.session)
+        request = session.asked(record.ref) if session is not None else None
+        if session is None or request is None or request.asked is None:
+            # It is about to be put on the board: once the ledger has told so, it is there.
+            await forget_failures(self._ledger)
+            await self._runtime.decide(record.id, decision, by=by)
+            return
+        # Its turn goes on after a restart and has not asked again yet, or its session is dead: it will find the answer.
+        asked = request.asked[record.id]
+        question = ApprovalRequest(
+            record.tool, record.arguments, display=record.display, allowed=record.allowed
+        )
+        check_decision(decision, question)
+        if asked.taken:
+            raise AlreadyDecided(f"approval {record.id} was answered a moment ago by someone else")
+        asked.taken = True
+        try:
+            approval = Approval(record.id, session.name, record.ref, question, record.requested_at)
+            commit = session.journal.approval_closed(approval, decision, by)
+            if commit is not None:
+                await commit
+        except BaseException:
+            asked.taken = False
+            raise
+        asked.decision = decision
+        pending = self._runtime.approvals.get(record.id)
+        if pending is not None:
+            pending.close(decision, by)
+        else:
+            self._runtime.telemetry.execute(
+                telemetry.APPROVAL_DECIDED, {},
+                {"agent": session.name, "ref": record.ref, "approval": approval, "decision": decision, "by": by},
+            )  # fmt: skip
 
 
 def _decided(record: ApprovalRecord) -> AlreadyDecided:

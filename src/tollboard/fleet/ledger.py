@@ -157,8 +157,13 @@ class Ledger(Protocol):
     async def approval(self, approval_id: str) -> ApprovalRecord | None:
         """Return one approval."""
 
-    def expire_approvals(self, *, at: float, why: str) -> Commit:
-        """Expire every pending approval whose turn died with the last daemon."""
+    async def approvals_of(self, ref: str) -> Sequence[ApprovalRecord]:
+        """Return what a request asked people, in every state, oldest first."""
+
+    def expire_approvals(
+        self, *, at: float, why: str, ref: str | None = None, keep: Sequence[str] = ()
+    ) -> Commit:
+        """Expire every pending approval: of the request `ref`, or of all but those to keep."""
 
     # -- feed
     def feed(self, item: NewFeedItem) -> None:

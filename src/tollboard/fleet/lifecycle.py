@@ -123,6 +123,12 @@ class Lifecycle:
         """End what waits for a session that is dead."""
         queued, session.waiting = session.waiting, []
         commits = [session.journal.finished(request, Failed(Reason.STOPPED), 0.0) for request in queued]
+        now = self._roster.clock.time()
+        commits += [
+            self._ledger.expire_approvals(at=now, why="the session was stopped", ref=request.ref)
+            for request in queued
+            if request.asked is not None
+        ]
         for commit in commits:
             if commit is not None:
                 await commit

@@ -1,6 +1,8 @@
 """What happens at a restart: sessions come back as they were, and what was in flight is told apart from what waited.
 
 A request that had started is ended as `interrupted`: nobody knows how far it came, and nothing is run twice unasked.
+The exception: it has asked people, and its backend knows each step it took. Then it goes on where it was, with the same
+questions, whether halted or not (A23).
 One that was queued keeps its place and runs. Halted stays halted. A session that cannot come back (its directory is
 gone, its backend is missing) stays visible as `dead` with the reason; its queue waits in the store (S12).
 """
@@ -10,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tollboard.errors import TollboardError
 from tollboard.fleet.ledger import Ledger, StoredRequest
 from tollboard.fleet.receipts import CONCLUDED
-from tollboard.fleet.records import ApprovalState, Life, RequestState, SessionRecord
+from tollboard.fleet.records import ApprovalRecord, ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
+from tollboard.runtime.approval import Asked, Reject, parse_decision
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Reason
 
@@ -37,35 +40,72 @@ async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
     """Bring the whole fleet back. Called once, before anything is accepted."""
     now = roster.clock.time()
     records = await ledger.sessions()
-    await _expire_approvals(ledger, tail, records, now)
     waiting: dict[str, list[StoredRequest]] = defaultdict(list)
     for request in await ledger.unfinished():
         waiting[request.session_id].append(request)
+    asked = await _asked(roster, ledger, records, waiting)
+    await _expire_approvals(ledger, tail, records, now, asked)
     for record in records:
-        roster.add(_settled(ledger, tail, record, waiting[record.id], now))
+        roster.add(_settled(ledger, tail, record, waiting[record.id], asked, now))
     await ledger.flush()
     sessions = list(roster)
     for start in range(0, len(sessions), AT_ONCE):
         await asyncio.gather(*(revive(roster, session) for session in sessions[start : start + AT_ONCE]))
 
 
-async def _expire_approvals(ledger: Ledger, tail: Tail, records: Sequence[SessionRecord], now: float) -> None:
+async def _asked(
+    roster: Roster,
+    ledger: Ledger,
+    records: Sequence[SessionRecord],
+    waiting: Mapping[str, Sequence[StoredRequest]],
+) -> dict[str, dict[str, Asked]]:
+    """Return by ref what the turns have asked that go on: nothing of theirs expires."""
+    found: dict[str, dict[str, Asked]] = {}
+    for record in records:
+        started = [r for r in waiting.get(record.id, ()) if r.receipt.state is RequestState.STARTED]
+        if not started or not roster.goes_on(record.backend):
+            continue
+        for request in started:
+            questions = {each.id: _as_asked(each) for each in await ledger.approvals_of(request.ref)}
+            if questions:
+                found[request.ref] = questions
+    return found
+
+
+def _as_asked(approval: ApprovalRecord) -> Asked:
+    if approval.state is ApprovalState.PENDING:
+        return Asked(approval.requested_at)
+    if approval.decision is None:
+        return Asked(approval.requested_at, Reject(approval.decided_by or ""))
+    return Asked(approval.requested_at, parse_decision(approval.decision))
+
+
+async def _expire_approvals(
+    ledger: Ledger, tail: Tail, records: Sequence[SessionRecord], now: float, keep: Collection[str]
+) -> None:
     ids = {record.name: record.id for record in records}
     for approval in await ledger.approvals(state=ApprovalState.PENDING):
+        if approval.ref in keep:
+            continue
         data = {"approval": approval.id, "decision": ApprovalState.EXPIRED.value, "by": DAEMON_ENDED}
         session_id = ids.get(approval.session, "")
         tail.write(session_id, approval.session, "approval.decided", data, approval.ref)
-    _ = ledger.expire_approvals(at=now, why=DAEMON_ENDED)
+    _ = ledger.expire_approvals(at=now, why=DAEMON_ENDED, keep=tuple(keep))
 
 
 def _settled(
-    ledger: Ledger, tail: Tail, record: SessionRecord, requests: Sequence[StoredRequest], now: float
-) -> LiveSession:
+    ledger: Ledger, tail: Tail, record: SessionRecord, requests: Sequence[StoredRequest],
+    asked: Mapping[str, dict[str, Asked]], now: float,
+) -> LiveSession:  # fmt: skip
     """End what was in flight; return the session with its new history length, and its queue, without an agent."""
     queued: list[Request] = []
     turns = record.turns
     for stored in requests:
-        if stored.receipt.state is RequestState.STARTED:
+        if stored.ref in asked:
+            request = as_request(stored)
+            request.asked = asked[stored.ref]
+            queued.insert(0, request)
+        elif stored.receipt.state is RequestState.STARTED:
             turns += 1
             _ = ledger.mark_interrupted(stored, seq=turns, at=now, detail=CONCLUDED)
             took = max(0.0, now - (stored.receipt.started_at or now))

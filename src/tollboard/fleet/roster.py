@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tollboard.clock import Clock
-from tollboard.errors import AgentDead, AgentExists, AgentNotFound, Overloaded
+from tollboard.errors import AgentDead, AgentExists, AgentNotFound, Overloaded, UnknownBackend
 from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Life, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
@@ -66,6 +66,13 @@ class Roster:
         if found is None:
             found = self._loaded[name] = self._backends.load(name)
         return found
+
+    def goes_on(self, backend: str) -> bool:
+        """Return whether that backend's turns go on after a restart once they have asked people."""
+        try:
+            return self.backend(backend).goes_on
+        except UnknownBackend:
+            return False
 
     def known_backends(self) -> tuple[str, ...]:
         """Return the names of the backends this fleet may use."""

@@ -67,6 +67,14 @@ class LiveSession:
         """Return what waits, oldest first."""
         return tuple(self.waiting if self.machine is None else self.machine.mailbox or ())
 
+    def asked(self, ref: str) -> Request | None:
+        """Return the request if it has asked people before a restart and has not ended since."""
+        if self.machine is None:
+            found = next((request for request in self.waiting if request.ref == ref), None)
+        else:
+            found = self.machine.pending(ref)
+        return found if found is not None and found.asked is not None else None
+
     @property
     def halted(self) -> bool:
         """Return whether the queue is frozen."""

@@ -146,6 +146,8 @@ class Switchboard:
         machines = [session.machine for session in self._roster if session.machine is not None]
         for machine in machines:
             machine.suspend()
+            # What waits for people waits on: it goes on in the next life of the fleet.
+            machine.leave()
         await forget_failures(self._ledger)
         await self._settle_turns(grace_s)
         for machine in machines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -40,13 +40,30 @@ Decision = Approve | Edit | Reject
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """One guarded call that waits for a person. `display` is what to show; `allowed` which decisions fit."""
+    """One guarded call that waits for a person. `display` is what to show; `allowed` which decisions fit.
+
+    A backend whose turns go on after a restart gives the question an `id` of its own, the same each time it asks.
+    `path` names the sub-agents down to the one that asks. `check` raises InvalidDecision for arguments that do not fit.
+    """
 
     tool: str
     arguments: Mapping[str, object] = field(repr=False)
     tool_call_id: str = ""
     display: str = field(repr=False, default="")
     allowed: tuple[str, ...] = ALL_DECISIONS
+    id: str = ""
+    path: tuple[str, ...] = ()
+    check: Callable[[Mapping[str, object]], None] | None = field(repr=False, compare=False, default=None)
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question that was put in an earlier life of its request; `None` while nobody has decided."""
+
+    requested_at: float
+    decision: Decision | None = None
+    taken: bool = False
+    """Somebody's decision is being written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,11 @@ class Approval:
     ref: str
     request: ApprovalRequest
     requested_at: float
+
+    @property
+    def path(self) -> str:
+        """Return where it was asked: the agent, and the sub-agents below it."""
+        return "/".join((self.agent, *self.request.path))
 
 
 def parse_decision(value: object) -> Decision:
@@ -94,8 +116,10 @@ def parse_decision(value: object) -> Decision:
 
 
 def check_decision(decision: Decision, request: ApprovalRequest) -> None:
-    """Raise InvalidDecision if this approval does not allow that kind of decision."""
+    """Raise InvalidDecision if this approval does not allow that decision."""
     if decision.type not in request.allowed:
         raise InvalidDecision(
             f"{decision.type} is not allowed for {request.tool!r}; allowed: {', '.join(request.allowed)}"
         )
+    if isinstance(decision, Edit) and request.check is not None:
+        request.check(decision.arguments)

@@ -31,8 +31,8 @@ class PendingApproval:
         self.taken = False
         self.timer: Timer | None = None
 
-    def close(self, decision: Decision, by: str) -> None:
-        """Take the question off the board, answer whoever asked, emit."""
+    def forget(self) -> None:
+        """Take the question off the board."""
         self.machine.runtime.approvals.pop(self.approval.id, None)
         mine = self.machine.approvals
         if mine is not None and mine.pop(self.approval.id, None) is not None and not mine:
@@ -41,6 +41,10 @@ class PendingApproval:
                 self.machine.turn.go_on()
         if self.timer is not None:
             self.timer.cancel()
+
+    def close(self, decision: Decision, by: str) -> None:
+        """Take the question off the board, answer whoever asked, emit."""
+        self.forget()
         if not self.answer.done():
             self.answer.set_result(decision)
         self.machine.telemetry.execute(
@@ -56,7 +60,12 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
     machine = turn.machine
     if turn.over:
         return ENDED
-    approval = Approval(machine.runtime.new_ref(), machine.name, turn.ref, request, machine.clock.time())
+    earlier = (turn.request.asked or {}).get(request.id)
+    if earlier is not None and earlier.decision is not None:
+        return earlier.decision
+    now = machine.clock.time()
+    asked_at = now if earlier is None else earlier.requested_at
+    approval = Approval(request.id or machine.runtime.new_ref(), machine.name, turn.ref, request, asked_at)
     pending = PendingApproval(machine, approval)
     if machine.approvals is None:
         machine.approvals = {}
@@ -64,7 +73,7 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
     machine.approvals[approval.id] = pending
     try:
         # Durable before anyone can see it: an answer to a question that a crash forgot would go nowhere.
-        commit = machine.journal.approval_requested(approval)
+        commit = machine.journal.approval_requested(approval) if earlier is None else None
         if commit is not None:
             await commit
         if turn.over or pending.answer.done():
@@ -73,14 +82,18 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
         limit = machine.options.approval_timeout_s
         if limit is not None:
             pending.timer = machine.clock.call_later(
-                limit, lambda: expire(pending, f"nobody decided within {limit:g} s")
+                max(0.0, asked_at + limit - now),
+                lambda: expire(pending, f"nobody decided within {limit:g} s"),
             )
-        machine.telemetry.execute(
-            APPROVAL_REQUESTED, {}, {"agent": machine.name, "ref": turn.ref, "approval": approval}
-        )
+        if earlier is None:
+            machine.telemetry.execute(
+                APPROVAL_REQUESTED, {}, {"agent": machine.name, "ref": turn.ref, "approval": approval}
+            )
         return await asyncio.shield(pending.answer)
     finally:
-        if not pending.answer.done():
+        if turn.left:
+            pending.forget()
+        elif not pending.answer.done():
             expire(pending, "the asking call was given up")
 
 

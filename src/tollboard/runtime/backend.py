@@ -15,6 +15,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.event import Event
+from tollboard.runtime.memory import Memory
 
 S = TypeVar("S")
 
@@ -45,6 +46,10 @@ class Turn(Protocol):
     ref: str
     attempt: int
 
+    @property
+    def memory(self) -> Memory | None:
+        """Return what this session remembers from turn to turn, `None` when nothing outlives the process."""
+
     async def request_approval(self, request: ApprovalRequest) -> Decision:
         """Wait for a person to decide; may be called from any task of the backend.
 
@@ -66,6 +71,9 @@ class Backend(ABC, Generic[S]):
     """The name people type; unique."""
     extra: ClassVar[str | None] = None
     """The extra of the distribution that brings what it needs, `None` when nothing more is needed."""
+    goes_on: ClassVar[bool] = False
+    """Whether a turn that has asked a person goes on after a restart: `prompt` is called again with the same ref,
+    repeats nothing that ran, and asks the same questions under the same ids."""
 
     @abstractmethod
     async def start_session(self, options: Mapping[str, object]) -> S:

@@ -94,6 +94,9 @@ async def take_turn(machine: Machine, request: Request) -> None:
             silence_s = options.silence_s
             machine.watch(options.watchdog_s if silence_s is None else min(options.watchdog_s, silence_s))
         outcome = await _outcome_of(machine, turn, prompt)
+        if turn.left:
+            machine.turn = None
+            return
         turn.stage = DECIDE
         if machine.approvals:
             expire_all(machine, "the turn ended before anyone decided")

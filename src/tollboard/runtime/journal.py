@@ -12,11 +12,14 @@ in its commit, cannot be started: the commit of its `started` must fail too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tollboard.runtime.approval import Approval, Decision
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
+
+if TYPE_CHECKING:
+    from tollboard.runtime.memory import Memory
 
 Commit = Awaitable[None]
 
@@ -42,6 +45,9 @@ class Journal(Protocol):
     def halted(self, halted: bool) -> Commit | None:
         """Remember that the mailbox was frozen or released."""
 
+    def memory(self) -> Memory | None:
+        """Return where the backend keeps what it wants to know in the next turn; `None` when nothing is kept."""
+
     def approval_requested(self, approval: Approval) -> Commit | None:
         """Remember a question before it is shown to anyone."""
 
@@ -66,6 +72,9 @@ class NullJournal:
 
     def halted(self, halted: bool) -> None:
         """Do nothing."""
+
+    def memory(self) -> None:
+        """Return nothing."""
 
     def approval_requested(self, approval: Approval) -> None:
         """Do nothing."""

@@ -156,6 +156,8 @@ class Machine:
         """Refill the mailbox at start-up with requests that were accepted before; bounds do not apply again."""
         if not requests:
             return
+        if requests[0].asked is not None:
+            self.upnext = requests.pop(0)
         mailbox = self.mailbox = self.mailbox or Mailbox()
         for request in requests:
             request.size = size_in_bytes(request.prompt)
@@ -164,7 +166,7 @@ class Machine:
 
     def take(self) -> Request | None:
         """Return the next request that may run: a self-chained one first (R09), then the mailbox; none when halted."""
-        if self.halted:
+        if self.halted and not self.goes_on:
             return None
         request = self.upnext
         if request is not None:
@@ -247,7 +249,12 @@ class Machine:
 
     def waits_upnext(self) -> int:
         """Return 1 if a request stands before the mailbox and cannot go on because the agent is halted, else 0."""
-        return 1 if self.upnext is not None and self.halted else 0
+        return 1 if self.upnext is not None and self.halted and not self.goes_on else 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what stands before the mailbox is a turn that a restart cut off: it is in flight, halted or not."""
+        return self.upnext is not None and self.upnext.asked is not None
 
     @property
     def queued(self) -> int:
@@ -258,7 +265,7 @@ class Machine:
         """Return the ref of the turn in flight, or of the one that is about to begin."""
         if self.turn is not None:
             return self.turn.ref
-        if self.upnext is not None and self.phase is PROCESSING and not self.halted:
+        if self.upnext is not None and self.phase is PROCESSING and (not self.halted or self.goes_on):
             return self.upnext.ref
         return None
 
@@ -387,6 +394,10 @@ class Machine:
         if self.phase is PROCESSING and (self.rested is None or self.rested.done()):
             self.rested = asyncio.get_running_loop().create_future()
         return self.take_all()
+
+    def leave(self) -> bool:
+        """Let go of a turn that waits for people and can go on in another life; return whether there was one."""
+        return self.turn is not None and self.turn.leave()
 
     def suspend(self) -> None:
         """Take nothing more, and forget the queue without ending it: what is durable runs after the next start."""

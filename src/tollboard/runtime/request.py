@@ -6,6 +6,7 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
+from tollboard.runtime.approval import Asked
 from tollboard.runtime.results import Outcome
 
 OnComplete = Callable[[str, Outcome], None]
@@ -43,7 +44,7 @@ class Request:
     """
 
     __slots__ = (
-        "accepted_at", "attempt", "commit", "future", "on_complete", "on_halt", "origin", "outcome", "prompt",
+        "accepted_at", "asked", "attempt", "commit", "future", "on_complete", "on_halt", "origin", "outcome", "prompt",
         "ref", "size", "started_at",
     )  # fmt: skip
 
@@ -58,6 +59,8 @@ class Request:
         self.on_halt = on_halt
         self.future = future
         self.on_complete = on_complete
+        self.asked: dict[str, Asked] | None = None
+        """What it asked people before a restart, by id; then its turn goes on, also in a mailbox that is halted."""
         self.attempt = 0
         self.size = len(prompt)
         self.started_at: float | None = None

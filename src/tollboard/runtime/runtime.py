@@ -137,7 +137,7 @@ class Runtime:
                 self.refs[request.ref] = machine
         if self.telemetry.handlers:
             self.telemetry.execute(telemetry.AGENT_STARTED, {}, {"agent": name})
-        if machine.pre_run_due or (machine.mailbox and not halted):
+        if machine.pre_run_due or machine.goes_on or (machine.mailbox and not halted):
             machine.work()
         return machine
 

@@ -21,6 +21,7 @@ from tollboard.errors import StoreError
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.approvals import ask_person
+from tollboard.runtime.memory import Memory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Failed, Reason
 
@@ -47,7 +48,7 @@ class Turn:
 
     __slots__ = (
         "_cancels", "_deadline", "_last_event", "_still_since", "announced", "attempt", "began", "callback_expired",
-        "ending", "in_callback", "machine", "no_retry", "ref", "request", "seen", "stage",
+        "ending", "in_callback", "left", "machine", "no_retry", "ref", "request", "seen", "stage",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, request: Request, now: float) -> None:
@@ -59,7 +60,7 @@ class Turn:
         self.began = now
         self.seen = 0
         self.ending: Failed | None = None
-        self.announced = self.in_callback = self.callback_expired = self.no_retry = False
+        self.announced = self.in_callback = self.callback_expired = self.no_retry = self.left = False
         self._cancels = 0
         self._deadline = now + machine.options.watchdog_s
         self._last_event = now
@@ -70,6 +71,11 @@ class Turn:
     async def request_approval(self, request: ApprovalRequest) -> Decision:
         """Wait for a person to decide."""
         return await ask_person(self, request)
+
+    @property
+    def memory(self) -> Memory | None:
+        """Return what the session remembers from turn to turn, `None` when nothing is."""
+        return self.machine.journal.memory()
 
     async def checkpoint(self, provider_session_id: str, effective: Mapping[str, str] | None = None) -> None:
         """Make the conversation's id durable (R34, E19). A turn that is over checkpoints nothing (E08)."""
@@ -108,6 +114,15 @@ class Turn:
             self.ending = outcome
             self._cancel()
         return True
+
+    def leave(self) -> bool:
+        """Let go of a turn that waits for people, without an outcome: it goes on when its agent is brought back."""
+        if self.stage is not STREAM or self.ending is not None or self.machine.approvals is None:
+            return False
+        if not self.machine.backend.goes_on:
+            return False
+        self.left = True
+        return self.end(Failed(Reason.STOPPED))
 
     def stop(self) -> None:
         """End the turn because its agent stops: also out of a callback that is still deciding."""

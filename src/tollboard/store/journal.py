@@ -12,6 +12,7 @@ from tollboard.runtime.event import Usage
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.store.feed import to_json
+from tollboard.store.memory import StoreMemory
 from tollboard.store.queries import (
     ACCEPT,
     CHECKPOINT,
@@ -25,6 +26,7 @@ from tollboard.store.write import Start, Write
 
 if TYPE_CHECKING:
     from tollboard.clock import Clock
+    from tollboard.store.reader import Reader
     from tollboard.store.retries import Retries
     from tollboard.store.writer import Writer
 
@@ -36,11 +38,14 @@ _CLOSED_AS = {Approve: ApprovalState.APPROVED, Edit: ApprovalState.EDITED, Rejec
 class StoreJournal:
     """Implements SessionJournal. `turns` is the seq of the newest durable history entry."""
 
-    __slots__ = ("_clock", "_keyed", "_retries", "_session_id", "_writer", "turns")
+    __slots__ = ("_clock", "_keyed", "_reader", "_retries", "_session_id", "_writer", "turns")
 
-    def __init__(self, session_id: str, turns: int, writer: Writer, retries: Retries, clock: Clock) -> None:
+    def __init__(
+        self, session_id: str, turns: int, writer: Writer, reader: Reader, retries: Retries, clock: Clock
+    ) -> None:
         self._session_id = session_id
         self._writer = writer
+        self._reader = reader
         self._retries = retries
         self._clock = clock
         self._keyed: tuple[str, str] | None = None
@@ -89,11 +94,15 @@ class StoreJournal:
         values = SET_HALTED.bind(session_id=self._session_id, is_halted=int(halted))
         return self._writer.submit(Write(SET_HALTED.sql, values), must=True)
 
+    def memory(self) -> StoreMemory:
+        """Return what the session's backend remembers."""
+        return StoreMemory(self._session_id, self._writer, self._reader)
+
     def approval_requested(self, approval: Approval) -> Write:
         """Add a question."""
         request = approval.request
         values = REQUEST_APPROVAL.bind(
-            id=approval.id, session_id=self._session_id, ref=approval.ref, path=approval.agent, tool=request.tool,
+            id=approval.id, session_id=self._session_id, ref=approval.ref, path=approval.path, tool=request.tool,
             arguments=to_json(dict(request.arguments)), display=request.display, allowed=to_json(request.allowed),
             state=ApprovalState.PENDING.value, requested_at=approval.requested_at,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, case, delete, func, insert, literal_column, nu
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.expression import ClauseElement
 
-from tollboard.store.schema import approvals, cursors, events, meta, requests, sessions, summaries
+from tollboard.store.schema import approvals, cursors, events, memory, meta, requests, sessions, summaries
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
 
@@ -371,12 +371,26 @@ CLOSE_APPROVAL = Query(
 )
 """Note how a question was answered; the first answer stays."""
 
+_EXPIRED: dict[str, Any] = {
+    "state": literal_column("'expired'"), "decided_at": bindparam("at"), "decided_by": bindparam("why")
+}  # fmt: skip
+
 EXPIRE_APPROVALS = Query(
     update(approvals)
-    .where(approvals.c.state == literal_column("'pending'"))
-    .values(state=literal_column("'expired'"), decided_at=bindparam("at"), decided_by=bindparam("why"))
+    .where(
+        approvals.c.state == literal_column("'pending'"),
+        approvals.c.ref.not_in(_json_list("kept")),
+    )
+    .values(_EXPIRED)
 )
-"""Expire every question that waits."""
+"""Expire every question that waits, but for those of the refs in a JSON array."""
+
+EXPIRE_REF_APPROVALS = Query(
+    update(approvals)
+    .where(approvals.c.state == literal_column("'pending'"), approvals.c.ref == bindparam("the_ref"))
+    .values(_EXPIRED)
+)
+"""Expire every question of a request that waits."""
 
 _APPROVALS = select(*approvals.c, sessions.c.name.label("session")).select_from(
     approvals.join(sessions, sessions.c.id == approvals.c.session_id)
@@ -394,6 +408,9 @@ STATE_APPROVALS = Query(_APPROVALS.where(_IN_STATE).order_by(approvals.c.number)
 SESSION_STATE_APPROVALS = Query(_APPROVALS.where(_OF_SESSION, _IN_STATE).order_by(approvals.c.number))
 """Return a session's approvals in a state, oldest first."""
 
+REF_APPROVALS = Query(_APPROVALS.where(approvals.c.ref == bindparam("ref")).order_by(approvals.c.number))
+"""Return what a request asked people, oldest first."""
+
 LAST_APPROVALS = Query(_APPROVALS.order_by(approvals.c.number.desc()).limit(_LAST_500))
 """Return the newest approvals of every state, newest first."""
 
@@ -401,6 +418,29 @@ SESSION_LAST_APPROVALS = Query(
     _APPROVALS.where(_OF_SESSION).order_by(approvals.c.number.desc()).limit(_LAST_500)
 )
 """Return a session's newest approvals of every state, newest first."""
+
+# -- memory
+
+KEEP = Query(
+    sqlite.insert(memory)
+    .values(_given("session_id", "name", "text"))
+    .on_conflict_do_update(
+        index_elements=["session_id", "name"], set_={"text": literal_column("excluded.text")}
+    )
+)
+"""Keep a text of a session's backend under a name."""
+
+_REMEMBERED = memory.c.session_id == bindparam("session_id")
+
+FORGET = Query(delete(memory).where(_REMEMBERED, memory.c.name == bindparam("name")))
+"""Forget one."""
+
+MEMORY = Query(
+    select(memory.c.name, memory.c.text)
+    .where(_REMEMBERED, memory.c.name >= bindparam("low"), memory.c.name < bindparam("high"))
+    .order_by(memory.c.name)
+)
+"""Return the texts in a range of names."""
 
 # -- feed
 

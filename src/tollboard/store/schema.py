@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 """Every schema version this program knows, oldest first."""
 HEAD = VERSIONS[-1]
 
@@ -129,6 +129,7 @@ approvals = Table(
     Column("decision", Text),
     Index("approvals_id", "id", unique=True),
     Index("approvals_session", "session_id", "number"),
+    Index("approvals_ref", "ref"),
     Index("approvals_state", "state", "number"),
     sqlite_strict=True,
 )
@@ -188,3 +189,13 @@ pool_tasks = Table(
     sqlite_strict=True,
 )
 """Every accepted task of a pool. `position` counts a pool's submissions from 0."""
+
+memory = Table(
+    "memory",
+    metadata,
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    sqlite_strict=True,
+)
+"""What backends remember of their sessions: messages, tool calls with their outcomes. The texts are their own."""

@@ -87,7 +87,7 @@ class Store:
 
     def journal(self, record: SessionRecord) -> StoreJournal:
         """Return the journal of a session."""
-        return StoreJournal(record.id, record.turns, self._writer, self._retries, self._clock)
+        return StoreJournal(record.id, record.turns, self._writer, self._reader, self._retries, self._clock)
 
     def set_life(self, session_id: str, life: Life, *, at: float, problem: str | None = None) -> Commit:
         """Remember that a session was stopped, died, or lives again."""
@@ -225,9 +225,17 @@ class Store:
         """Return one approval."""
         return await self._reader.one(queries.APPROVAL, rows.approval_record, id=approval_id)
 
-    def expire_approvals(self, *, at: float, why: str) -> Commit:
-        """Expire every approval that waits."""
-        return self._write(queries.EXPIRE_APPROVALS, at=at, why=why)
+    async def approvals_of(self, ref: str) -> Sequence[ApprovalRecord]:
+        """Return what a request asked people, oldest first."""
+        return await self._reader.all(queries.REF_APPROVALS, rows.approval_record, ref=ref)
+
+    def expire_approvals(
+        self, *, at: float, why: str, ref: str | None = None, keep: Sequence[str] = ()
+    ) -> Commit:
+        """Expire every approval that waits: of one request, or of all but those to keep."""
+        if ref is not None:
+            return self._write(queries.EXPIRE_REF_APPROVALS, the_ref=ref, at=at, why=why)
+        return self._write(queries.EXPIRE_APPROVALS, kept=json.dumps(list(keep)), at=at, why=why)
 
     # -- feed
 

@@ -26,6 +26,7 @@ from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import Backend, Health, ProcessReport
 from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent, TextEvent
+from tollboard.runtime.memory import Memory
 
 MARKER_NAME = "TOLLBOARD_CONTRACT"
 _WAIT_S = 30.0
@@ -41,6 +42,7 @@ class RecordingTurn:
     def __init__(self, decide: Callable[[ApprovalRequest], Decision] | None = None) -> None:
         self.ref = new_ref()
         self.attempt = 1
+        self.memory: Memory | None = None
         self.decide = decide
         self.requests: list[ApprovalRequest] = []
         self.checkpoints: list[tuple[str, Mapping[str, str] | None]] = []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tollboard.runtime.approval import Approval, Decision
+from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
 from tollboard.runtime.telemetry import ALL_EVENTS, EventName, Measurements, Metadata, Telemetry
@@ -62,6 +63,7 @@ class RecordingJournal:
     held: list[asyncio.Future[None]] = field(default_factory=list)
     hold: bool = False
     failing: dict[str, Exception] = field(default_factory=dict)
+    kept: DictMemory = field(default_factory=DictMemory)
 
     def _note(self, kind: str, what: str) -> asyncio.Future[None]:
         self.log.append((kind, what))
@@ -108,6 +110,10 @@ class RecordingJournal:
     def halted(self, halted: bool) -> asyncio.Future[None]:
         """Note a halt or a resume."""
         return self._note("halted" if halted else "resumed", "")
+
+    def memory(self) -> DictMemory:
+        """Return a memory that ends with this journal."""
+        return self.kept
 
     def approval_requested(self, approval: Approval) -> asyncio.Future[None]:
         """Note a question."""

@@ -1,4 +1,4 @@
-"""A loopback stand-in for the Messages API of Anthropic and the Chat Completions API of OpenAI, plain and streamed.
+"""A loopback stand-in for the APIs of Anthropic (Messages) and OpenAI (Chat Completions, Responses), also streamed.
 
 Tests and examples point a model's base URL at it, so that the real clients talk real HTTP without a key:
 
@@ -30,17 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tollboard.testing.model_wire import (
-    Message,
-    OpenAI,
-    Reply,
-    Seen,
-    ToolCall,
-    ToolResult,
-    Wire,
-    unique,
-    wire_of,
-)
+from tollboard.testing.model_formats import ChatCompletions, wire_of
+from tollboard.testing.model_wire import Message, Reply, Seen, ToolCall, ToolResult, Wire, unique
 
 __all__ = ["Message", "ModelAPI", "Reply", "Rules", "Seen", "ToolCall", "ToolResult"]
 
@@ -168,7 +159,7 @@ class ModelAPI:
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         wire = wire_of(path) if method == "POST" else None
         if wire is None:
-            _respond(writer, OpenAI().error(404, f"nothing at {method} {path}"), 404)
+            _respond(writer, ChatCompletions().error(404, f"nothing at {method} {path}"), 404)
             return
         length = int(headers.get("content-length", 0))
         if length > MAX_BODY_BYTES:

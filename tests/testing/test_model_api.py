@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anthropic
 import httpx
+import openai
 import pytest
+from pydantic import TypeAdapter
 from pydantic_ai import (
     Agent,
     FunctionToolCallEvent,
@@ -229,6 +233,21 @@ async def test_a_released_reply_goes_on_to_its_end(api: ModelAPI, model: Model, 
     assert api.hanging == 0
 
 
+async def test_a_release_is_for_the_replies_that_hang_then(api: ModelAPI, model: Model, run) -> None:
+    api.script(*[Reply("in the end", hang=True)] * 2)
+    api.release()
+    released = asyncio.create_task(run(Agent(model), "go"))
+    await api.wait_for_hanging()
+    api.release()
+    assert (await released).output == "in the end"
+    held = asyncio.create_task(run(Agent(model), "go"))
+    await api.wait_for_hanging()
+    held.cancel()
+    await api.wait_for_gone()
+    with pytest.raises(asyncio.CancelledError):
+        await held
+
+
 @pytest.mark.parametrize(
     "reply", [Reply(hang=True), Reply(calls=(ToolCall("add", {"a": 1, "b": 2}),), hang=True)]
 )
@@ -282,6 +301,64 @@ async def test_a_plain_answer_that_is_cut_is_a_reset(api: ModelAPI, path: str) -
     async with httpx.AsyncClient(base_url=api.url) as client:
         with pytest.raises(httpx.ReadError):
             await client.post(path, json={"model": "m"})
+
+
+async def test_why_it_stopped_arrives(api: ModelAPI, model: Model, run) -> None:
+    api.script(Reply(calls=(ToolCall("add", {"a": 1, "b": 2}),)), "3")
+    messages = (await run(adder(model), "add")).all_messages()
+    reasons = [message.finish_reason for message in messages if message.kind == "response"]
+    of_a_call = (
+        "stop" if isinstance(model, OpenAIResponsesModel) else "tool_call"
+    )  # Responses says `completed`
+    assert reasons == [of_a_call, "stop"]
+
+
+ANSWERS = {
+    "/v1/messages": (anthropic.types.Message, anthropic.types.RawMessageStreamEvent),
+    "/v1/chat/completions": (openai.types.chat.ChatCompletion, openai.types.chat.ChatCompletionChunk),
+    "/v1/responses": (openai.types.responses.Response, openai.types.responses.ResponseStreamEvent),
+}
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+async def test_every_answer_has_the_shape_that_the_provider_describes(api: ModelAPI, path: str) -> None:
+    """The clients forgive what is missing; their types do not."""
+    whole, event = (TypeAdapter(kind) for kind in ANSWERS[path])
+    reply = Reply("some words", (ToolCall("add", {"a": 1}), ToolCall("now", {})), chunk=4)
+    api.script(reply, reply)
+    request = {"model": "m", "stream_options": {"include_usage": True}}
+    async with httpx.AsyncClient(base_url=api.url) as client:
+        answer = await client.post(path, json=request)
+        stream = await client.post(path, json=request | {"stream": True})
+    assert answer.headers["content-type"] == "application/json"
+    whole.validate_json(answer.content)
+    assert stream.headers["content-type"] == "text/event-stream"
+    frames = [dict(re.findall(r"^(\w+): (.*)$", frame, re.M)) for frame in stream.text.split("\n\n")[:-1]]
+    if path == "/v1/chat/completions":
+        assert frames.pop() == {"data": "[DONE]"}
+    else:
+        assert all(frame["event"] == json.loads(frame["data"])["type"] for frame in frames)
+    for frame in frames:
+        event.validate_json(frame["data"])
+    assert len(frames) > 8
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/v1/messages", 401, "authentication_error"),
+        ("/v1/messages", 529, "overloaded_error"),
+        ("/v1/messages", 500, "api_error"),
+        ("/v1/chat/completions", 401, "invalid_request_error"),
+        ("/v1/responses", 500, "server_error"),
+    ],
+)
+async def test_an_error_names_its_kind(api: ModelAPI, path: str, status: int, kind: str) -> None:
+    api.script(Reply(status=status))
+    async with httpx.AsyncClient(base_url=api.url) as client:
+        answer = await client.post(path, json={"model": "m"})
+    error = answer.json()["error"]
+    assert (error["type"], error["message"]) == (kind, f"the stand-in was told to answer {status}")
 
 
 async def test_a_handler_answers_what_is_not_scripted() -> None:

@@ -463,3 +463,13 @@ async def test_as_a_program_with_rules(tmp_path: Path) -> None:
         program.terminate()
         await program.communicate()
     assert program.returncode == 0
+
+
+def test_the_rules_of_the_how_to_do_what_it_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "models-without-a-key.md"
+    (data,) = re.findall(r"```json\n(.*?)```", page.read_text(), re.S)
+    rules = Rules(json.loads(data))
+    assert rules(seen("the weather?")) == Reply(calls=(ToolCall("look_up", {"place": "Oslo"}),))
+    assert rules(seen("the weather?", results={"1": "rain"})) == Reply("Take an umbrella: rain")
+    assert rules(seen("well?", system="You are a critic.")) == Reply("I do not like it.")
+    assert rules(seen("well?", system="You are a critic.")) is None

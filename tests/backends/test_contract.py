@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
 from tests.fakes.messages_api import MessagesAPI
 from tollboard.backends import load
 from tollboard.testing.backend_contract import BackendCase, BackendContract, RecordingTurn
+from tollboard.testing.model_api import ModelAPI, Reply, Seen, ToolCall
 
 
 class TestEcho(BackendContract):
@@ -45,6 +49,42 @@ class TestScripted(BackendContract):
             edited={"cmd": "ls"},
             fresh=lambda: load("scripted"),
         )
+
+
+class TestModel(BackendContract):
+    @pytest.fixture
+    async def case(self, tmp_path: Path) -> AsyncIterator[BackendCase]:
+        pytest.importorskip("pydantic_ai", reason="pydantic-ai is missing: pip install 'tollboard[models]'")
+
+        def answer(seen: Seen) -> Reply:
+            match seen.messages[-1].text:
+                case "slow":
+                    return Reply("thinking", hang=True)
+                case "fail":
+                    return Reply("told to", status=400)
+                case "guard":
+                    return Reply(calls=(ToolCall("run_command", {"command": "echo a > made"}),))
+            return Reply("hello")
+
+        async with ModelAPI(answer) as api:
+
+            async def model_called(turn: RecordingTurn) -> None:
+                await api.wait_for_hanging()
+
+            yield BackendCase(
+                backend=load("model"),
+                options={
+                    "model": "openai:gpt-5",
+                    "base_url": api.openai_url,
+                    "cwd": str(tmp_path),
+                },
+                slow="slow",
+                under_way=model_called,
+                fail="fail",
+                approval="guard",
+                edited={"command": "echo b > made"},
+                fresh=lambda: load("model"),
+            )
 
 
 @pytest.mark.claude

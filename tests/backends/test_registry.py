@@ -19,14 +19,14 @@ def test_a_backend_knows_its_name_and_its_extra(name: str) -> None:
 
 
 def test_the_known_names() -> None:
-    assert known() == ("claude", "echo", "scripted")
+    assert known() == ("claude", "echo", "model", "scripted")
 
 
 @pytest.mark.parametrize("name", ["", "Echo", "../echo", "codex", None])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownBackend) as refused:
         load(name)
-    assert "echo, scripted" in str(refused.value)
+    assert "echo, model" in str(refused.value)
     assert "pip install 'tollboard[claude]'" in str(refused.value)
 
 

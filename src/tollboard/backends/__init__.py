@@ -29,14 +29,21 @@ def _claude() -> Backend[Any]:
     return ClaudeBackend()
 
 
+def _model() -> Backend[Any]:
+    from tollboard.backends.model import ModelBackend
+
+    return ModelBackend()
+
+
 # To add a backend: one file here, one loader above, one line below; then run the contract suite over it.
 BACKENDS: dict[str, Loader] = {
     "echo": _echo,
     "scripted": _scripted,
     "claude": _claude,
+    "model": _model,
 }
 
-EXTRAS: dict[str, str] = {"claude": "claude"}
+EXTRAS: dict[str, str] = {"claude": "claude", "model": "models"}
 """Which extra of the distribution a backend needs; those not named need nothing."""
 
 

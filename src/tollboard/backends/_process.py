@@ -26,7 +26,8 @@ Marker = tuple[str, str]
 
 TERM_WAIT_S = 3.0
 KILL_WAIT_S = 5.0
-EXEC_WAIT_S, EXEC_LOOKS = 0.005, 3
+EXEC_WAIT_S, LOOKS, EXEC_LOOKS = 0.005, 3, 100
+KTHREADD = 2
 
 
 def identify(pid: int) -> psutil.Process | None:
@@ -99,12 +100,14 @@ def _family(root: psutil.Process) -> list[psutil.Process]:
 
 
 def _marked(processes: Iterable[psutil.Process], matches: Matches) -> list[psutil.Process]:
-    """Return the processes whose environment matches, looking again at those that show none.
+    """Return the processes whose environment matches, looking again at those in the middle of an exec.
 
-    In the middle of an exec a process has no environment for a moment, and would be overlooked for good.
+    Such a process has no environment for a moment, on a busy machine a long one, and would be overlooked for good.
     """
     found, blank = _look(processes, matches)
-    for _ in range(EXEC_LOOKS):
+    for look in range(EXEC_LOOKS):
+        if look >= LOOKS:
+            blank = [process for process in blank if _in_exec(process)]
         if not blank:
             break
         wait_gone(blank, EXEC_WAIT_S)
@@ -116,7 +119,7 @@ def _marked(processes: Iterable[psutil.Process], matches: Matches) -> list[psuti
 def _look(
     processes: Iterable[psutil.Process], matches: Matches
 ) -> tuple[list[psutil.Process], list[psutil.Process]]:
-    """Return the processes whose environment matches, and those that have none just now."""
+    """Return the processes whose environment matches, and those that do not show it just now."""
     found, blank = [], []
     for process in processes:
         env = _environment(process)
@@ -134,6 +137,14 @@ def _environment(process: psutil.Process) -> dict[str, str] | None:
         return process.environ()
     except (psutil.Error, OSError):
         return None
+
+
+def _in_exec(process: psutil.Process) -> bool:
+    """Return whether it has no command line either. A thread of the kernel never has one; it is none of ours."""
+    try:
+        return not process.cmdline() and KTHREADD not in (process.pid, process.ppid())
+    except (psutil.Error, OSError):
+        return False
 
 
 def _end(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import Agent, RunContext, Tool, ToolDefinition
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolCallPart, UserPromptPart
 from pydantic_ai.models import infer_model
+from pydantic_ai.providers import infer_provider_class
+from pydantic_ai.usage import RunUsage
 from pydantic_core import to_jsonable_python
 
 from tollboard.errors import BackendUnavailable, InvalidOption
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 GUARDED = "tollboard.guarded"
 """The note on a tool that it waits for a person, and for which decisions."""
+NO_KEY = "no-key-needed"
+"""What servers on one's own machine are given, which want none."""
 UNAPPROVED = "unapproved"
 """How Pydantic AI marks a tool that was made with `requires_approval=True`."""
 
@@ -95,21 +100,38 @@ def model_of(definition: SubAgentConfig | CompiledSubAgent, model: Any = None) -
     return find_model(wanted) if isinstance(wanted, str) else wanted
 
 
-def find_model(name: str) -> Any:
-    """Return the model of that name, such as `anthropic:claude-sonnet-4-5`.
+def find_model(name: str, *, base_url: str | None = None, env: Mapping[str, str] | None = None) -> Any:
+    """Return the model of that name, such as `anthropic:claude-sonnet-5-5`.
 
-    Raises InvalidOption for one Pydantic AI does not know, BackendUnavailable when a key or a package is missing; both
-    say what to do.
+    With a base URL the requests go there; `openai:` then means Chat Completions, which all compatible servers speak.
+    Keys are looked for in `env`, then in the environment. Raises InvalidOption for a model Pydantic AI does not know,
+    BackendUnavailable when a key or a package is missing; both say what to do.
     """
     try:
-        return infer_model(name)
+        if base_url is None and not env:
+            return infer_model(name)
+        if base_url is not None and name.startswith("openai:"):
+            name = f"openai-chat:{name.removeprefix('openai:')}"
+        return infer_model(name, lambda provider: _provider(provider, base_url, env or {}))
     except (UserError, ValueError, ImportError) as wrong:
         text = str(wrong)
         if "nvironment variable" in text or "api_key" in text.lower() or isinstance(wrong, ImportError):
             raise BackendUnavailable(f"model {name!r} cannot be used: {text}") from None
         raise InvalidOption(
-            f"there is no model {name!r}: {text}; name provider and model, such as 'anthropic:claude-sonnet-4-5'"
+            f"there is no model {name!r}: {text}; name provider and model, such as 'anthropic:claude-sonnet-5-5'"
         ) from None
+
+
+def _provider(name: str, base_url: str | None, env: Mapping[str, str]) -> Any:
+    """Return a provider with an address and a key of its own."""
+    known = name.removeprefix("gateway/").split("-")[0].upper()
+    key = next((env[n] for n in (f"{known}_API_KEY", "API_KEY") if n in env), None)
+    if key is None and base_url is not None:
+        key = os.environ.get(f"{known}_API_KEY", NO_KEY)
+    given = {"base_url": base_url, "api_key": key}
+    return infer_provider_class(name)(
+        **{option: value for option, value in given.items() if value is not None}
+    )
 
 
 def _task_tools(definition: Definition) -> list[Tool[Any]]:
@@ -158,3 +180,24 @@ def jsonable(value: object) -> Any:
 def to_text(value: object) -> str:
     """Return a result as text for a model or a person."""
     return value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
+
+
+SUMMARISE = (
+    "Summarise this conversation so that the work can go on from your summary alone: the goal, what was decided and "
+    "why, "
+    "what was done (files, commands, results), what is open, and every name, path and number that is still needed."
+)
+CALLED = "Summary of the conversation so far, which is no longer shown:\n\n"
+
+
+async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str, RunUsage]:
+    """Return a summary of a conversation, and what it cost."""
+    result = await Agent(model, instructions=SUMMARISE).run(
+        "Summarise the conversation now.", message_history=list(messages)
+    )
+    return str(result.output), result.usage
+
+
+def summary_message(text: str) -> ModelMessage:
+    """Return the message that stands in the place of what was summarised."""
+    return ModelRequest(parts=[UserPromptPart(CALLED + text)])

@@ -91,16 +91,22 @@ class RunJournal:
         calls = [_call(json.loads(text)) for name, text in found.items() if name.startswith(step)]
         return head, messages, calls
 
-    async def save(self, head: Head, messages: Sequence[str] = ()) -> None:
-        """Keep the head and the newest messages, which end at `head.count`."""
+    async def save(self, head: Head, messages: Sequence[str] = (), ended: Sequence[Call] = ()) -> None:
+        """Keep the head and the newest messages, which end at `head.count`; forget calls that have ended."""
         if self._memory is None:
             return
         begin = head.count - len(messages)
         texts: dict[str, str | None] = {
             f"{self.key}:m/{begin + index:06d}": text for index, text in enumerate(messages)
         }
+        texts.update({f"{self.key}:c/{call.step}/{call.id}": None for call in ended})
         texts[f"{self.key}:head"] = json.dumps(asdict(head), separators=(",", ":"))
         await self._commit(texts)
+
+    async def forget(self, messages: Sequence[int]) -> None:
+        """Forget messages that the model does not see any more."""
+        if messages:
+            await self._commit({f"{self.key}:m/{index:06d}": None for index in messages})
 
     async def note(self, call: Call) -> None:
         """Keep what is known of one call."""

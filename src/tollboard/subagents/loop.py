@@ -14,7 +14,8 @@ A `task` call runs another loop in the same way (`_task`), so decisions need no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import (
@@ -48,7 +49,17 @@ from tollboard.errors import ApprovalNotFound, InvalidDecision, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject, check_decision
 from tollboard.runtime.event import Event, TextEvent, ToolResultEvent, ToolUseEvent, Usage
-from tollboard.subagents.building import GUARDED, Guard, agent_of, jsonable, misfit, model_of, to_text
+from tollboard.subagents.building import (
+    GUARDED,
+    Guard,
+    agent_of,
+    jsonable,
+    misfit,
+    model_of,
+    summary_message,
+    summary_of,
+    to_text,
+)
 from tollboard.subagents.journal import Call, CallOutcome, Head, RunJournal
 from tollboard.subagents.outcome import (
     ActionRequest,
@@ -77,6 +88,7 @@ EDITED = (
 )
 MAX_RUNS = "it called the model {runs} times without coming to an end, which is its limit (max_runs)"
 
+Show = Callable[[Event], Awaitable[None]]
 ChildMaker = Callable[["Loop", Definition, str, str], "Run"]
 
 
@@ -93,7 +105,7 @@ class Loop:
         make_child: ChildMaker,
         deps: Any = None,
         model: Any = None,
-        show: Callable[[Event], None] | None = None,
+        show: Show | None = None,
         heard: Callable[[ModelMessage], None] | None = None,
         limits: UsageLimits | None = None,
     ) -> None:
@@ -129,8 +141,8 @@ class Loop:
         self.head, texts, calls = found
         self.messages = list(ModelMessagesTypeAdapter.validate_json(f"[{','.join(texts)}]"))
         self._kept = len(self.messages)
-        self.usage = RunUsage(**self.head.usage)
-        self._below = RunUsage(**self.head.below)
+        self.usage = _usage(self.head.usage)
+        self._below = _usage(self.head.below)
         self._calls = {call.id: call for call in calls}
         for call in calls:
             if call.tool == TASK and call.outcome is None:
@@ -139,8 +151,8 @@ class Loop:
                     del self.children[call.id]
         return True
 
-    async def save(self) -> None:
-        """Write down how it stands, and the messages that are new."""
+    async def save(self, ended: Sequence[Call] = ()) -> None:
+        """Write down how it stands, and the messages that are new; calls of an earlier step are not needed again."""
         new = self.messages[self._kept :]
         self._kept = len(self.messages)
         self.head.count += len(new)
@@ -150,7 +162,7 @@ class Loop:
             if self._journal.kept
             else []
         )
-        await self._journal.save(self.head, texts)
+        await self._journal.save(self.head, texts, ended)
 
     @property
     def unfinished(self) -> bool:
@@ -210,9 +222,10 @@ class Loop:
                 continue
         raise ApprovalNotFound(f"no call waits under the id {question!r}")
 
-    def total(self) -> Usage:
-        """Return the usage of this run and of all below it."""
-        return _as_usage(self.sum_usage())
+    def total(self, since: RunUsage | None = None) -> Usage:
+        """Return the usage of this run and of all below it; with `since` only what came after."""
+        total = self.sum_usage()
+        return as_usage(total if since is None else total - since)
 
     def sum_usage(self) -> RunUsage:
         """Return the same, as Pydantic AI counts."""
@@ -273,15 +286,15 @@ class Loop:
             return  # it goes on with the response it had
         _name_apart(_tool_calls(fresh[-1]))
         self.messages.extend(fresh)
+        ended, self._calls = tuple(self._calls.values()), {}
         self.head.step += 1
-        self._calls = {}
-        await self.save()
+        await self.save(ended)
         if self._heard is not None:
             for message in fresh:
                 self._heard(message)
         if self._show is not None:
             for part in _tool_calls(fresh[-1]):
-                self._show(ToolUseEvent(part.tool_call_id, part.tool_name, _arguments(part)))
+                await self._show(ToolUseEvent(part.tool_call_id, part.tool_name, _arguments(part)))
 
     def _done(self) -> Outcome | None:
         """Return the outcome if the completion tool has run in this step: as it is, or only without an error (A11)."""
@@ -309,6 +322,24 @@ class Loop:
                 f"it stopped without calling its completion tool {self.definition.until!r}", Cause.UNTIL_TOOL
             )
         return Completed(to_text(output), None if isinstance(output, str) else jsonable(output))
+
+    async def compact(self, limit_tokens: int) -> bool:
+        """Put a summary in the place of the conversation if it came near the limit; return whether it did.
+
+        Called between two prompts: a call is never parted from its result.
+        """
+        newest = next((m for m in reversed(self.messages) if isinstance(m, ModelResponse)), None)
+        if newest is None or newest.usage.input_tokens + newest.usage.output_tokens < limit_tokens:
+            return False
+        self._settle()
+        text, used = await summary_of(self.model, self.messages)
+        self.usage.incr(used)
+        old = range(self.head.first, self.head.count)
+        self.head.first = self.head.count
+        self.messages, self._kept = [summary_message(text)], 0
+        await self.save()
+        await self._journal.forget(old)
+        return True
 
     def _settle(self) -> None:
         """Give every call of an unfinished response a result, so that a new prompt may follow."""
@@ -353,7 +384,9 @@ class Loop:
             if call.tool == TASK:
                 await self.save()
             if self._show is not None:
-                self._show(ToolResultEvent(call.id, to_text(call.outcome.value), call.outcome.kind != "ok"))
+                await self._show(
+                    ToolResultEvent(call.id, to_text(call.outcome.value), call.outcome.kind != "ok")
+                )
         return _give(call.outcome)
 
     async def _bring(
@@ -477,30 +510,30 @@ class Loop:
 
     # -- what is shown -----------------------------------------------------------------------------
 
-    def _streamed(self, event: object) -> None:
+    async def _streamed(self, event: object) -> None:
         match event:
             case PartStartEvent(part=TextPart(content=text)) if text:
-                self._say(text)
+                await self._say(text)
             case PartDeltaEvent(delta=TextPartDelta(content_delta=text)) if text:
-                self._say(text)
+                await self._say(text)
 
-    def _say(self, text: str) -> None:
+    async def _say(self, text: str) -> None:
         if self._show is not None:
-            self._show(TextEvent(text, message=str(self.head.step)))
+            await self._show(TextEvent(text, message=str(self.head.step)))
 
-    def _refused(self, event: object) -> None:
+    async def _refused(self, event: object) -> None:
         """Show a call that never came to `handle`: an unknown tool, arguments that do not fit."""
         if isinstance(event, FunctionToolResultEvent) and self._show is not None:
             id = event.part.tool_call_id
             if id not in self._calls:
                 content = to_text(jsonable(getattr(event.part, "content", "")))
-                self._show(ToolResultEvent(id, content, is_error=True))
+                await self._show(ToolResultEvent(id, content, is_error=True))
 
 
-async def _watch(stream: Any, see: Callable[[object], None]) -> None:
+async def _watch(stream: Any, see: Callable[[object], Awaitable[None]]) -> None:
     async with stream as events:
         async for event in events:
-            see(event)
+            await see(event)
 
 
 def _tool_calls(message: ModelMessage) -> list[ToolCallPart]:
@@ -563,19 +596,29 @@ def _halted_by(halted: Halted, path: tuple[str, ...]) -> str:
     return str(halted.args[1]) if len(halted.args) > 1 and halted.args[1] else path[-1]
 
 
+COUNTED = (
+    "requests",
+    "tool_calls",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+)
+
+
 def _usage_fields(usage: RunUsage) -> dict[str, Any]:
-    return {
-        name: getattr(usage, name)
-        for name in (
-            "requests",
-            "tool_calls",
-            "input_tokens",
-            "output_tokens",
-            "cache_read_tokens",
-            "cache_write_tokens",
-        )
-    }
+    cost = {} if usage.cost is None else {"cost": str(usage.cost)}
+    return {**{name: getattr(usage, name) for name in COUNTED}, **cost}
 
 
-def _as_usage(usage: RunUsage) -> Usage:
-    return Usage(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens)
+def _usage(fields: Mapping[str, Any]) -> RunUsage:
+    cost = fields.get("cost")
+    return RunUsage(**{**fields, **({} if cost is None else {"cost": Decimal(cost)})})
+
+
+def as_usage(usage: RunUsage) -> Usage:
+    """Return a usage as the runtime knows it."""
+    cost = None if usage.cost is None else float(usage.cost)
+    return Usage(
+        usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens, cost
+    )

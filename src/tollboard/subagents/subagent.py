@@ -103,13 +103,15 @@ class SubAgentConfig(Definition):
     model: Model | str | None = None
     model_settings: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Sequence[Any] = ()
+    bare: bool = False
+    """Whether it may have no tools at all: a session that only talks."""
     repeatable: frozenset[str] = frozenset()
     """Tools that only look: a crash in the middle of one lets it run again."""
 
     def __post_init__(self) -> None:
         self.check()
         _text(self.name, "system_prompt", self.system_prompt, MAX_PROMPT)
-        if not self.tools and not self.toolsets and not self.sub_agents:
+        if not self.tools and not self.toolsets and not self.sub_agents and not self.bare:
             raise InvalidOption(f"sub-agent {self.name!r}: it has no tools; give it at least one")
         names = tool_names(self.tools)
         if doubled := sorted({name for name in names if names.count(name) > 1}):

@@ -26,7 +26,7 @@ from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import Backend, Health, ProcessReport
 from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent, TextEvent
-from tollboard.runtime.memory import Memory
+from tollboard.runtime.memory import DictMemory, Memory
 
 MARKER_NAME = "TOLLBOARD_CONTRACT"
 _WAIT_S = 30.0
@@ -239,12 +239,14 @@ class BackendContract:
     async def test_a_conversation_is_resumed_under_its_id(self, case: BackendCase) -> None:
         """A restarted daemon goes on with the id that was checkpointed."""
         checkpoints: list[str] = []
+        memory = DictMemory()
         async with _session(case) as session:
-            known = await _id_after(case, session, checkpoints)
+            known = await _id_after(case, session, checkpoints, memory)
         again = case.fresh() if case.fresh is not None else case.backend
         marker = _marker()
         session = await again.resume_session(known, {**case.options, "env_marker": marker})
         turn = RecordingTurn()
+        turn.memory = memory
         await run_turn(again, session, case.plain, turn)
         assert isinstance(turn.events[-1], ResultEvent), turn.events[-1]
         assert {session_id for session_id, _ in turn.checkpoints} <= {known}
@@ -319,16 +321,17 @@ async def _nothing_left(marker: str) -> None:
     assert not left, f"still running: {left}"
 
 
-async def _plain(case: BackendCase, session: Any) -> RecordingTurn:
+async def _plain(case: BackendCase, session: Any, memory: Memory | None = None) -> RecordingTurn:
     turn = RecordingTurn()
+    turn.memory = memory
     await run_turn(case.backend, session, case.plain, turn)
     assert isinstance(turn.events[-1], ResultEvent), turn.events[-1]
     return turn
 
 
-async def _id_after(case: BackendCase, session: Any, seen: list[str]) -> str:
+async def _id_after(case: BackendCase, session: Any, seen: list[str], memory: Memory | None = None) -> str:
     """Run a plain turn and return the conversation's id as last checkpointed."""
-    seen += [session_id for session_id, _ in (await _plain(case, session)).checkpoints]
+    seen += [session_id for session_id, _ in (await _plain(case, session, memory)).checkpoints]
     return seen[-1]
 
 

@@ -1,0 +1,136 @@
+"""From the options of a `model` session to its agent and those below it: tools by name, guards, MCP servers, models."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tollboard.backends._directory_tools import READ_ONLY, DirectoryTools
+from tollboard.backends._model_options import BUILT_IN, GUARDS, TODO_TOOL, AgentSpec, ModelOptions
+from tollboard.backends._process import Marker
+from tollboard.errors import InvalidOption
+from tollboard.subagents.building import find_model
+from tollboard.subagents.subagent import SubAgentConfig, general_purpose
+
+TOOL_GROUP = "tollboard.tools"
+"""The entry points by which an installed package offers tools: a function, or a Pydantic AI tool."""
+MAX_TODOS = 100
+
+
+@dataclass(slots=True)
+class Todo:
+    """One thing to do."""
+
+    content: str
+    status: Literal["pending", "in_progress", "completed", "cancelled"] = "pending"
+
+
+@dataclass(slots=True)
+class Toolbox:
+    """What the agents of one session share: the tools of the directory, the todo list, models that were made."""
+
+    options: ModelOptions
+    directory: DirectoryTools
+    marker: Marker
+    note: Callable[[Sequence[Todo]], None] = lambda todos: None
+    models: dict[str, Any] = field(default_factory=dict)
+    servers: list[Any] = field(default_factory=list)
+    """The MCP servers' toolsets. Their processes stay from turn to turn, and are ended with the session."""
+
+    async def write_todos(self, todos: list[Todo]) -> str:
+        """Write your todo list anew, whole. Use it for work of several steps, and keep it up to date.
+
+        Args:
+            todos: All the items, in order, each with its status.
+        """
+        self.note(todos[:MAX_TODOS])
+        left = sum(todo.status in ("pending", "in_progress") for todo in todos)
+        return f"The list has {len(todos)} items, {left} of them open."
+
+    def find(self, name: str) -> Any:
+        """Return the tool of that name. Raises InvalidOption that lists the known ones."""
+        if name == TODO_TOOL:
+            return self.write_todos
+        for tool in self.directory.tools():
+            if tool.__name__ == name:
+                return tool
+        offered = importlib.metadata.entry_points(group=TOOL_GROUP)
+        if name in offered.names:
+            return offered[name].load()
+        known = ", ".join((*BUILT_IN, *sorted(offered.names)))
+        raise InvalidOption(f"there is no tool {name!r}; known are: {known}")
+
+    def model(self, name: str) -> Any:
+        """Return the model of that name, one for all that use it. Raises what `find_model` raises."""
+        if name not in self.models:
+            self.models[name] = find_model(name, base_url=self.options.base_url, env=self.options.env)
+        return self.models[name]
+
+    def mcp(self) -> list[Any]:
+        """Return the tools of the MCP servers, each with its server's name before its own."""
+        if not self.options.mcp_servers:
+            return []
+        from pydantic_ai.mcp import MCPToolset
+
+        found = []
+        for name, given in self.options.mcp_servers.items():
+            server = dict(given)
+            if "command" in server:
+                server.setdefault("cwd", self.options.cwd)
+                server["env"] = {**server.get("env", {}), **dict([self.marker])}
+            try:
+                toolset = MCPToolset[Any]({"mcpServers": {name: server}})
+            except ValueError as wrong:
+                raise InvalidOption(f"backend 'model', option 'mcp_servers': {name!r}: {wrong}") from None
+            self.servers.append(toolset)
+            found.append(toolset.prefixed(name))
+        return found
+
+
+def definition_of(options: ModelOptions, toolbox: Toolbox) -> SubAgentConfig:
+    """Return the session's agent with everything below it. Raises InvalidOption, BackendUnavailable."""
+    return _definition(options.agent, BUILT_IN, toolbox, toolbox.mcp(), top=True)
+
+
+def _definition(
+    spec: AgentSpec,
+    inherited: tuple[str, ...],
+    toolbox: Toolbox,
+    toolsets: Sequence[Any],
+    *,
+    top: bool = False,
+) -> SubAgentConfig:
+    names = inherited if spec.tools is None else spec.tools
+    below = tuple(_definition(each, names, toolbox, toolsets) for each in spec.sub_agents)
+    guards = {tool: guard for tool, guard in GUARDS.items() if tool in names}
+    made = SubAgentConfig(
+        name=spec.name,
+        description=spec.description or "The session's own agent.",
+        system_prompt=spec.system_prompt,
+        model=None if spec.model is None else toolbox.model(spec.model),
+        model_settings=dict(spec.settings),
+        tools=tuple(toolbox.find(tool) for tool in names),
+        toolsets=tuple(toolsets),
+        interrupt_on={**guards, **spec.guards},
+        until_tool=spec.until_tool,
+        until_tool_success=spec.until_tool_success,
+        max_runs=spec.max_runs,
+        use_instructions=spec.use_instructions,
+        display_text=spec.display_text,
+        repeatable=frozenset(READ_ONLY),
+        sub_agents=below,
+        bare=top,
+    )
+    if not spec.general_purpose:
+        return made
+    return replace(made, sub_agents=(*below, general_purpose(made)))
+
+
+def todos_text(todos: Sequence[Todo]) -> str:
+    """Return a list as JSON."""
+    return json.dumps(
+        [{"content": todo.content, "status": todo.status} for todo in todos], ensure_ascii=False
+    )

@@ -1,0 +1,226 @@
+"""The turns of a `model` session: a loop that runs, its questions put to people, its events streamed.
+
+turn()   a task runs the loop and puts events into a short queue; the stream reads it. Closing the stream cancels the
+         task, and with it the model call, the tools and every sub-agent below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from pydantic_ai import UsageLimits
+from pydantic_ai.messages import ModelResponse, TextPart
+
+from tollboard.backends._directory_tools import DirectoryTools
+from tollboard.backends._model_agent import Todo, Toolbox, definition_of, todos_text
+from tollboard.backends._model_options import ModelOptions
+from tollboard.backends._process import end_processes
+from tollboard.clock import SystemClock
+from tollboard.errors import InvalidDecision
+from tollboard.runtime.approval import ApprovalRequest, Edit, Reject
+from tollboard.runtime.backend import ProcessReport, Turn
+from tollboard.runtime.event import ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
+from tollboard.runtime.memory import Memory
+from tollboard.subagents.events import SubAgentEvent
+from tollboard.subagents.journal import RunJournal
+from tollboard.subagents.loop import Loop
+from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Interrupted, Outcome
+from tollboard.subagents.run import Run
+from tollboard.subagents.subagent import Definition
+
+QUEUED_EVENTS = 64
+MARKER = "TOLLBOARD_CONVERSATION"
+CANCEL_S = 2.0
+TOLD = {"subagent_started", "subagent_completed", "subagent_failed", "subagent_cancelled"}
+GONE = (
+    "the conversation {id} is gone: nothing is remembered of it. Nothing was started in its place; start a new "
+    "session, or reset this one, to go on without what was said"
+)
+
+
+class Conversation:
+    """What a session holds while its process lives."""
+
+    def __init__(self, id: str, options: ModelOptions, *, answered: bool) -> None:
+        self.id = id
+        self._options = options
+        self._answered = answered
+        marker = options.marker or (MARKER, id)
+        self._directory = DirectoryTools(options.cwd or ".", marker=marker)
+        self._toolbox = Toolbox(options, self._directory, marker, self._note_todos)
+        self._definition = definition_of(options, self._toolbox)
+        self._clients = AsyncExitStack()
+        self._opened = False
+        self._loop: Loop | None = None
+        self._memory: Memory | None = None
+        self._events: asyncio.Queue[Event] | None = None
+
+    async def close(self) -> ProcessReport:
+        """End commands that still run and MCP servers, and close the connections."""
+        report = await self._directory.close()
+        if self._toolbox.servers:
+            closing = [asyncio.create_task(server.client.close()) for server in self._toolbox.servers]
+            _, slow = await asyncio.wait(closing, timeout=CANCEL_S)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
+            servers = await end_processes(marker=self._toolbox.marker)
+            report = ProcessReport(report.killed + servers.killed, report.unverified + servers.unverified)
+        await self._clients.aclose()
+        return report
+
+    @asynccontextmanager
+    async def turn(self, text: str, turn: Turn, memory: Memory) -> AsyncIterator[AsyncGenerator[Event, None]]:
+        """Run a turn; the stream ends after its terminal event. Leaving the block early ends everything it started."""
+        events: asyncio.Queue[Event] = asyncio.Queue(QUEUED_EVENTS)
+        self._events = events
+        working = asyncio.create_task(self._work(text, turn, memory, events))
+        try:
+            yield self._stream(events, working)
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working}, timeout=CANCEL_S)
+            elif not working.cancelled():
+                working.exception()
+
+    async def _stream(
+        self, events: asyncio.Queue[Event], working: asyncio.Task[ResultEvent | ErrorEvent]
+    ) -> AsyncGenerator[Event, None]:
+        while True:
+            reading = asyncio.ensure_future(events.get())
+            try:
+                await asyncio.wait({reading, working}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not reading.done():
+                    reading.cancel()
+            if reading.done() and not reading.cancelled():
+                yield reading.result()
+                continue
+            while not events.empty():
+                yield events.get_nowait()
+            yield working.result()
+            return
+
+    async def _work(
+        self, text: str, turn: Turn, memory: Memory, events: asyncio.Queue[Event]
+    ) -> ResultEvent | ErrorEvent:
+        """Run the loop to its end, asking people on the way."""
+        loop = await self._ready(memory)
+        if loop is None:
+            return ErrorEvent(GONE.format(id=self.id))
+        before = loop.sum_usage()
+        try:
+            if loop.head.notes.get("ref") == turn.ref and loop.messages:
+                outcome = await self._go_on(loop)
+            else:
+                loop.head.notes["ref"] = turn.ref
+                if await loop.compact(self._options.summarise_at):
+                    await events.put(
+                        NoticeEvent("summarised", "the conversation was long; a summary stands in its place")
+                    )
+                outcome = await loop.go(text)
+            while isinstance(outcome, Interrupted):
+                await self._ask(loop, turn, outcome.interrupt.requests)
+                outcome = await loop.go()
+        except Exception as failure:
+            # A model's client may raise anything; what the provider says is what a person needs to read.
+            outcome = Failed(f"{type(failure).__name__}: {failure}", Cause.MODEL)
+        usage = loop.total(before)
+        await events.put(UsageEvent(usage))
+        if isinstance(outcome, Completed):
+            self._answered = True
+            return ResultEvent(outcome.result, usage)
+        return ErrorEvent(_why(outcome), usage)
+
+    async def _ready(self, memory: Memory) -> Loop | None:
+        """Return the loop, with what is remembered; `None` when that is gone."""
+        if self._loop is not None:
+            return self._loop
+        if not self._opened:
+            self._opened = True
+            for model in self._toolbox.models.values():
+                # Its connections stay open from turn to turn; each run would close them otherwise.
+                await self._clients.enter_async_context(model)
+        given: dict[str, Any] = {"request_limit": None, **self._options.limits}
+        loop = Loop(
+            self._definition, id=self.id, path=(self._definition.name,), journal=RunJournal(memory, self.id),
+            make_child=self._make_child, show=self._show, limits=UsageLimits(**given),
+        )  # fmt: skip
+        self._memory = memory
+        if not await loop.load() and self._answered:
+            return None
+        self._loop = loop
+        return loop
+
+    async def _go_on(self, loop: Loop) -> Outcome:
+        """Take the turn up that a restart cut off; perhaps it had just said its last word."""
+        if loop.unfinished:
+            return await loop.go()
+        newest = loop.messages[-1]
+        parts = newest.parts if isinstance(newest, ModelResponse) else ()
+        return Completed("".join(part.content for part in parts if isinstance(part, TextPart)))
+
+    async def _ask(self, loop: Loop, turn: Turn, requests: tuple[ActionRequest, ...]) -> None:
+        """Put every question to people at once, and keep each answer as it comes."""
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                group.create_task(self._ask_one(loop, turn, request))
+
+    async def _ask_one(self, loop: Loop, turn: Turn, request: ActionRequest) -> None:
+        decision = await turn.request_approval(
+            ApprovalRequest(
+                request.tool, request.arguments, request.tool_call_id, request.display, request.allowed,
+                id=request.id, path=request.path[1:],
+                check=lambda arguments: loop.check(request.id, Edit(arguments)),
+            )
+        )  # fmt: skip
+        try:
+            if isinstance(decision, Edit):
+                loop.check(request.id, decision)
+        except InvalidDecision as wrong:
+            # Given while the daemon was away, when nobody could check it.
+            decision = Reject(f"a person changed the arguments, but they do not fit: {wrong}")
+        await loop.decide(request.id, decision)
+
+    def _make_child(self, loop: Loop, definition: Definition, id: str, instructions: str) -> Run:
+        return Run(
+            definition, instructions, id=id, path=loop.path, parent=loop.id, memory=self._memory, deps=loop.deps,
+            model=loop.model, clock=SystemClock(), observer=self._heard,
+        )  # fmt: skip
+
+    # -- what is shown
+
+    async def _show(self, event: Event) -> None:
+        if self._events is not None:
+            await self._events.put(event)
+
+    def _heard(self, event: SubAgentEvent) -> None:
+        if event.kind in TOLD:
+            detail = getattr(event, "error", "") or getattr(event, "result", "")
+            self._notice(event.kind, f"{event.name}: {detail}" if detail else event.name)
+
+    def _note_todos(self, todos: Any) -> None:
+        listed: list[Todo] = list(todos)
+        if self._loop is not None:
+            self._loop.head.notes["todos"] = todos_text(listed)
+        self._notice("todos", todos_text(listed))
+
+    def _notice(self, name: str, message: str) -> None:
+        """Tell it if there is room: what is told here is for looking on, and nobody may be held up by it."""
+        with contextlib.suppress(asyncio.QueueFull):
+            if self._events is not None:
+                self._events.put_nowait(NoticeEvent(name, message))
+
+
+def _why(outcome: Outcome) -> str:
+    match outcome:
+        case Failed(reason, Cause.HALTED, by):
+            return f"halted by {by}: {reason}"
+        case Failed(reason):
+            return reason
+    return "it did not end"

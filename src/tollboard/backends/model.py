@@ -1,0 +1,123 @@
+"""Sessions on any model that Pydantic AI knows: tools, sub-agents, guarded calls (the extra `models`).
+
+The conversation lives in the session's memory, step by step, so a restart goes on where it was; a turn that waits for
+people goes on too, and asks the same questions. What happens within a turn is in `_model_turn.py`, the options in
+`_model_options.py`, the agents made of them in `_model_agent.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from tollboard.backends._model_options import ModelOptions, parse_model_options
+from tollboard.errors import BackendUnavailable, TollboardError
+from tollboard.ids import new_ref
+from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
+from tollboard.runtime.event import ErrorEvent, Event
+from tollboard.runtime.memory import DictMemory, Memory
+
+if TYPE_CHECKING:
+    from tollboard.backends._model_turn import Conversation
+
+INSTALL = "pip install 'tollboard[models]'"
+
+
+@dataclass(slots=True, eq=False)
+class ModelSession:
+    """One conversation under an id of ours; opened at the first prompt."""
+
+    id: str
+    options: ModelOptions
+    answered: bool
+    reported: bool = False
+    own: Memory = field(default_factory=DictMemory)
+    """The memory where nothing else keeps one: a session without a daemon."""
+    conversation: Conversation | None = None
+
+
+class ModelBackend(Backend[ModelSession]):
+    """Run prompts through a model's API.
+
+    Options: `model` (needed: `anthropic:...`, `openai:...`, `google-gla:...`, any that Pydantic AI knows), `base_url`
+    (an OpenAI-compatible server such as Ollama or vLLM, or a proxy), `env` (keys by name, as `"$NAME"`),
+    `system_prompt`, `settings` (temperature, max_tokens, ...), `limits`, `max_runs` (model calls in a turn, default
+    100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and
+    entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true, false or
+    {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`, `sub_agents`,
+    `general_purpose`, `summarise_at` (tokens).
+    """
+
+    name: ClassVar[str] = "model"
+    extra: ClassVar[str | None] = "models"
+    goes_on: ClassVar[bool] = True
+
+    async def start_session(self, options: Mapping[str, object]) -> ModelSession:
+        """Return a new session. Raises InvalidOption, also for an unknown model, BackendUnavailable without a key."""
+        session = ModelSession(f"model-{new_ref()}", parse_model_options(options), answered=False)
+        await _open(session)
+        return session
+
+    async def resume_session(self, provider_session_id: str, options: Mapping[str, object]) -> ModelSession:
+        """Return a session that goes on with an earlier conversation, which is read at the next prompt."""
+        parsed = parse_model_options(options)
+        return ModelSession(provider_session_id, parsed, answered=parsed.answered)
+
+    async def prompt(self, session: ModelSession, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Run one turn, or go on with the one that a restart cut off."""
+        if not session.reported:
+            await turn.checkpoint(session.id, _effective(session.options))
+            session.reported = True
+        try:
+            conversation = await _open(session)
+        except TollboardError as wrong:
+            yield ErrorEvent(str(wrong))  # a key that was there when the session was started
+            return
+        async with conversation.turn(text, turn, turn.memory or session.own) as events:
+            async for event in events:
+                yield event
+        session.answered = True
+
+    async def terminate_session(self, session: ModelSession) -> ProcessReport:
+        """End what its commands started, close its connections. Idempotent."""
+        conversation, session.conversation = session.conversation, None
+        return NO_PROCESSES if conversation is None else await conversation.close()
+
+    async def reset_session(self, session: ModelSession) -> ModelSession:
+        """Return a session with the same options and a fresh conversation."""
+        await self.terminate_session(session)
+        fresh = ModelSession(f"model-{new_ref()}", session.options, answered=False)
+        await _open(fresh)
+        return fresh
+
+    async def check(self) -> Health:
+        """Say whether Pydantic AI is there; keys belong to sessions."""
+        if importlib.util.find_spec("pydantic_ai") is None:
+            return Health(ok=False, detail="pydantic-ai is not installed", mend=INSTALL)
+        from importlib.metadata import version
+
+        return Health(
+            ok=True, detail=f"Pydantic AI {version('pydantic-ai-slim')}; keys come with each session"
+        )
+
+
+async def _open(session: ModelSession) -> Conversation:
+    """Return the session's conversation, made if it has none."""
+    if session.conversation is None:
+        if importlib.util.find_spec("pydantic_ai") is None:
+            raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")
+        # On a thread: importing it takes a second, and a blocked loop stops every other agent.
+        await asyncio.to_thread(importlib.import_module, "tollboard.backends._model_turn")
+        from tollboard.backends._model_turn import Conversation
+
+        session.conversation = Conversation(session.id, session.options, answered=session.answered)
+    return session.conversation
+
+
+def _effective(options: ModelOptions) -> dict[str, str]:
+    found = {"model": str(options.agent.model)}
+    return found if options.cwd is None else {**found, "cwd": options.cwd}

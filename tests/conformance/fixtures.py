@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import mcp_types as types
 from mcp.server import Server
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.subscriptions import PromptsListChanged, ToolsListChanged
 from mcp.shared.exceptions import MCPError
 
@@ -30,11 +29,8 @@ class Fixtures(Surface):
     """What is not a fixture goes to our own handlers."""
 
     def server(self) -> Server[Any]:
-        """Return our server; it keeps what it asked sealed, and takes a level of logging, which the older era has."""
+        """Return our server, and let it take a level of logging, which the older era has."""
         server = super().server()
-        server.middleware.append(
-            RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=server.name)
-        )
         server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self.set_level)
         return server
 

@@ -14,6 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PLACE = HERE.parents[1] / ".conformance"
 NODE_NEEDED = 22
+IMPATIENT = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
+"""npm would otherwise take minutes to find out that there is no network."""
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     node, npm = _found() or _fetched()
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, PLACE)
-    _run(node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier")
+    _run(node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", *IMPATIENT)
     (PLACE / "node").symlink_to(node)
 
 

@@ -18,7 +18,8 @@ from tollboard.surfaces.mcp.policy import GRANTED, Policy
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-SURFACE = "mcp"
+SURFACE, ASKED = "mcp", "mcp-person"
+"""Who did it: a model, or the person at its host who was asked."""
 
 
 class McpOverHttp:
@@ -45,7 +46,8 @@ class McpOverHttp:
 
         from tollboard.surfaces.mcp.server import make_server
 
-        return StreamableHTTPSessionManager(make_server(self.reach, lasting=False), stateless=True)
+        server = make_server(self.reach, lasting=False, secret=self._door.secret)
+        return StreamableHTTPSessionManager(server, stateless=True)
 
     def _begin(self) -> None:
         try:
@@ -69,7 +71,10 @@ class McpOverHttp:
 
         access: Access = context.request.state.access
         boards = self._door.boards(Caller(SURFACE, access.caller.client))
-        return Reach(boards, Policy(capabilities=granted(access)))
+        policy = Policy(capabilities=granted(access))
+        if Capability.APPROVE not in policy.capabilities:
+            return Reach(boards, policy)
+        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)))
 
 
 def granted(access: Access) -> frozenset[Capability]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import mcp_types as types
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.subscriptions import ListenHandler, ResourceUpdated
 from mcp.shared.exceptions import MCPError
 
@@ -21,7 +23,7 @@ from tollboard.errors import TollboardError
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
-from tollboard.surfaces.mcp import resources
+from tollboard.surfaces.mcp import resources, review
 from tollboard.surfaces.mcp.news import News
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.prompts import PROMPTS
@@ -56,23 +58,31 @@ class Reach:
 
     boards: Boards
     policy: Policy
+    person: Boards | None = None
+    """What a person decides on who is asked at the host; None where nobody may be asked."""
 
 
-def make_server(reach: Reach | Callable[[Context], Reach], *, lasting: bool = True) -> Server[Any]:
+def make_server(
+    reach: Reach | Callable[[Context], Reach], *, lasting: bool = True, secret: str | None = None
+) -> Server[Any]:
     """Return a server. Over HTTP each request has a reach of its own: it comes from the request's token."""
-    return Surface(reach if callable(reach) else lambda _: reach, lasting=lasting).server()
+    return Surface(reach if callable(reach) else lambda _: reach, lasting=lasting, secret=secret).server()
 
 
 class Surface:
     """The handlers of one server. The conformance tests add theirs in a subclass.
 
     `lasting` is whether a connection is kept: only then can the older era be told what changed. In the newer one a
-    listener holds its own request open.
+    listener holds its own request open. `secret` seals what a client has to bring back; without one it is this
+    process's own, and what was sealed before a restart is refused.
     """
 
-    def __init__(self, reach: Callable[[Context], Reach], *, lasting: bool = True) -> None:
+    def __init__(
+        self, reach: Callable[[Context], Reach], *, lasting: bool = True, secret: str | None = None
+    ) -> None:
         self._reach = reach
         self._lasting = lasting
+        self._secret = secret or secrets.token_hex(32)
         self._news: News | None = None
         self._listen: ListenHandler | None = None
         self._subscribed: dict[str, Callable[[], None]] = {}
@@ -81,7 +91,7 @@ class Surface:
 
     def server(self) -> Server[Any]:
         """Return the SDK's server with these handlers."""
-        return Server(
+        server = Server(
             "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
@@ -90,6 +100,9 @@ class Surface:
             on_unsubscribe_resource=self.unsubscribe if self._lasting else None,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
+        sealing = RequestStateSecurity(keys=[self._secret], ttl=review.STATE_TTL_S)
+        server.middleware.append(RequestStateBoundary(sealing, default_audience=server.name))
+        return server
 
     def _reader(self, context: Context) -> Boards:
         reach = self._reach(context)
@@ -102,10 +115,16 @@ class Surface:
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         """Answer `tools/list`."""
-        return _listed()
+        if self._reach(context).person is None or not review.can_ask(context):
+            return _listed()
+        return types.ListToolsResult(tools=[*_listed().tools, review.described()])
 
-    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
         """Answer `tools/call`."""
+        if params.name == review.NAME:
+            return await self._review(context, params)
         tool = TOOLS.get(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}")
@@ -113,6 +132,19 @@ class Surface:
             return _result(tool, await self._run(context, tool, tool.given(params.arguments or {})))
         except TollboardError as error:
             return _failure(error)
+
+    async def _review(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        try:
+            found = await review.review(context, self._reader(context), self._reach(context).person, params)
+        except TollboardError as error:
+            return _failure(error)
+        if isinstance(found, types.InputRequiredResult):
+            return found
+        plain = review.RESULT.dump_python(found, mode="json")
+        text = types.TextContent(type="text", text=json.dumps(plain, ensure_ascii=False))
+        return types.CallToolResult(content=[text], structured_content=plain)
 
     async def _run(self, context: Context, tool: Tool, given: dict[str, Any]) -> object:
         reach = self._reach(context)

@@ -23,6 +23,7 @@ demo: .venv/.core ## show the main job in a temporary directory, with core depen
 	$(BIN)/tollboard demo
 
 test: .venv/.all ## run every test but the soak ones, then hold the coverage of runtime/ and store/
+	@$(MAKE) --no-print-directory .conformance/.made || echo "Going on without the MCP conformance suite." >&2
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= $(PYTEST_FLAGS)
 	@$(foreach room,$(COVERED),echo "Coverage of $(room)"; \
 		$(BIN)/coverage report --include='$(room)/*' --fail-under=95 || exit 1;)
@@ -59,7 +60,7 @@ lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versio
 	$(LOCK) --constraints requirements.lock --group bench --output-file requirements-bench.lock
 
 clean: ## remove environments, caches and build output
-	rm -rf .venv .venv-bench build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-bench .conformance build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +98,13 @@ endef
 
 .venv-bench/.all: .venv-bench/.made requirements-bench.lock pyproject.toml
 	$(call install,.venv-bench,requirements-bench.lock)
+	@touch $@
+
+# The official MCP conformance suite, from npm. Without it its tests are skipped, and fail in CI.
+CONFORMANCE := $(addprefix tests/conformance/,install.py package.json package-lock.json requirements.txt)
+
+.conformance/.made: $(CONFORMANCE) | .venv/.made
+	$(BIN)/python tests/conformance/install.py
 	@touch $@
 
 # Only for the first lock: afterwards uv comes from the lock itself.

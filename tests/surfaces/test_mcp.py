@@ -13,14 +13,9 @@ import pytest
 from mcp import Client as McpClient
 from mcp.shared.exceptions import MCPError
 
-import tollboard.backends as backends
-from tollboard.fleet.pools.pools import Pools
-from tollboard.fleet.records import Caller
-from tollboard.fleet.switchboard import Switchboard
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.catalogue import OPERATIONS
-from tollboard.store.store import Store
 from tollboard.surfaces.mcp import shape
 from tollboard.surfaces.mcp.policy import GRANTED, Policy
 from tollboard.surfaces.mcp.server import SPOKEN, Reach, make_server
@@ -60,18 +55,6 @@ class Host:
         return await self.call(
             "switchboard_start_session", name=name, path=str(self.work), backend=backend, options=options
         )
-
-
-@pytest.fixture
-async def boards(tmp_path: Path) -> AsyncIterator[Boards]:
-    store = await Store.open(tmp_path / "state" / "tollboard.db")
-    pools = await Pools.open(store.pools, backends=backends)
-    board = await Switchboard.open(store, backends=backends)
-    caller = Caller("mcp", "host")
-    yield Boards(board.on_behalf_of(caller), pools.on_behalf_of(caller))
-    await pools.close(grace_s=0)
-    await board.close(grace_s=0)
-    await store.close()
 
 
 @pytest.fixture(params=["auto", "legacy"])

@@ -18,7 +18,8 @@ from tollboard.surfaces.mcp.policy import GRANTED, Policy
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-SURFACE = "mcp"
+SURFACE, ASKED = "mcp", "mcp-person"
+"""Who did it: a model, or the person at its host who was asked."""
 
 
 class McpOverHttp:
@@ -39,16 +40,22 @@ class McpOverHttp:
         assert self._manager is not None
         await self._manager.handle_request(scope, receive, send)
 
+    def make_manager(self) -> StreamableHTTPSessionManager:
+        """Return what speaks the protocol. The conformance tests put their fixtures here."""
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+        from tollboard.surfaces.mcp.server import make_server
+
+        server = make_server(self.reach, lasting=False, secret=self._door.secret)
+        return StreamableHTTPSessionManager(server, stateless=True)
+
     def _begin(self) -> None:
         try:
-            from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-
-            from tollboard.surfaces.mcp.server import make_server
+            self._manager = self.make_manager()
         except ModuleNotFoundError as missing:
             raise BackendUnavailable(
                 f"MCP needs the package {missing.name!r} where the daemon runs: pip install 'tollboard[mcp]'"
             ) from None
-        self._manager = StreamableHTTPSessionManager(make_server(self._reach), stateless=True)
         self._ready = asyncio.get_running_loop().create_future()
         self._serving = asyncio.create_task(self._serve(self._manager, self._ready))
 
@@ -58,12 +65,16 @@ class McpOverHttp:
             ready.set_result(None)
             await self._door.closing.wait()
 
-    def _reach(self, context: Any) -> Any:
+    def reach(self, context: Any) -> Any:
+        """Return what a request may reach: its token says so."""
         from tollboard.surfaces.mcp.server import Reach
 
         access: Access = context.request.state.access
         boards = self._door.boards(Caller(SURFACE, access.caller.client))
-        return Reach(boards, Policy(capabilities=granted(access)))
+        policy = Policy(capabilities=granted(access))
+        if Capability.APPROVE not in policy.capabilities:
+            return Reach(boards, policy)
+        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)))
 
 
 def granted(access: Access) -> frozenset[Capability]:

@@ -13,7 +13,8 @@ PROMPTS = {
     ),
     "review_approvals": (
         "Go through the calls that wait for a decision, one by one",
-        "Call switchboard_approvals. For each: which session asks, for what, with which arguments in full, and what it "
+        "If there is a tool switchboard_review_approvals, call it: I am asked directly, and you are done. Otherwise "
+        "call switchboard_approvals. For each: which session asks, for what, with which arguments in full, and what it "
         "would change that cannot be undone. Say what you would advise and why, then ask me. Decide nothing before I "
         "have answered; then use switchboard_decide with exactly what I said.",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import mcp_types as types
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.subscriptions import ListenHandler, ResourceUpdated
 from mcp.shared.exceptions import MCPError
 
@@ -21,7 +23,7 @@ from tollboard.errors import TollboardError
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
-from tollboard.surfaces.mcp import resources
+from tollboard.surfaces.mcp import resources, review
 from tollboard.surfaces.mcp.news import News
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.prompts import PROMPTS
@@ -56,18 +58,31 @@ class Reach:
 
     boards: Boards
     policy: Policy
+    person: Boards | None = None
+    """What a person decides on who is asked at the host; None where nobody may be asked."""
 
 
-def make_server(reach: Reach | Callable[[Context], Reach]) -> Server[Any]:
+def make_server(
+    reach: Reach | Callable[[Context], Reach], *, lasting: bool = True, secret: str | None = None
+) -> Server[Any]:
     """Return a server. Over HTTP each request has a reach of its own: it comes from the request's token."""
-    return _Surface(reach if callable(reach) else lambda _: reach).server()
+    return Surface(reach if callable(reach) else lambda _: reach, lasting=lasting, secret=secret).server()
 
 
-class _Surface:
-    """The handlers of one server."""
+class Surface:
+    """The handlers of one server. The conformance tests add theirs in a subclass.
 
-    def __init__(self, reach: Callable[[Context], Reach]) -> None:
+    `lasting` is whether a connection is kept: only then can the older era be told what changed. In the newer one a
+    listener holds its own request open. `secret` seals what a client has to bring back; without one it is this
+    process's own, and what was sealed before a restart is refused.
+    """
+
+    def __init__(
+        self, reach: Callable[[Context], Reach], *, lasting: bool = True, secret: str | None = None
+    ) -> None:
         self._reach = reach
+        self._lasting = lasting
+        self._secret = secret or secrets.token_hex(32)
         self._news: News | None = None
         self._listen: ListenHandler | None = None
         self._subscribed: dict[str, Callable[[], None]] = {}
@@ -75,14 +90,19 @@ class _Surface:
         self._telling: set[asyncio.Task[None]] = set()
 
     def server(self) -> Server[Any]:
-        return Server(
+        """Return the SDK's server with these handlers."""
+        server = Server(
             "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
-            on_read_resource=self.read_resource, on_subscribe_resource=self.subscribe,
-            on_unsubscribe_resource=self.unsubscribe, on_subscriptions_listen=self.listen,
+            on_read_resource=self.read_resource, on_subscriptions_listen=self.listen,
+            on_subscribe_resource=self.subscribe if self._lasting else None,
+            on_unsubscribe_resource=self.unsubscribe if self._lasting else None,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
+        sealing = RequestStateSecurity(keys=[self._secret], ttl=review.STATE_TTL_S)
+        server.middleware.append(RequestStateBoundary(sealing, default_audience=server.name))
+        return server
 
     def _reader(self, context: Context) -> Boards:
         reach = self._reach(context)
@@ -94,9 +114,17 @@ class _Surface:
     async def list_tools(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return _listed()
+        """Answer `tools/list`."""
+        if self._reach(context).person is None or not review.can_ask(context):
+            return _listed()
+        return types.ListToolsResult(tools=[*_listed().tools, review.described()])
 
-    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        """Answer `tools/call`."""
+        if params.name == review.NAME:
+            return await self._review(context, params)
         tool = TOOLS.get(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}")
@@ -104,6 +132,19 @@ class _Surface:
             return _result(tool, await self._run(context, tool, tool.given(params.arguments or {})))
         except TollboardError as error:
             return _failure(error)
+
+    async def _review(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        try:
+            found = await review.review(context, self._reader(context), self._reach(context).person, params)
+        except TollboardError as error:
+            return _failure(error)
+        if isinstance(found, types.InputRequiredResult):
+            return found
+        plain = review.RESULT.dump_python(found, mode="json")
+        text = types.TextContent(type="text", text=json.dumps(plain, ensure_ascii=False))
+        return types.CallToolResult(content=[text], structured_content=plain)
 
     async def _run(self, context: Context, tool: Tool, given: dict[str, Any]) -> object:
         reach = self._reach(context)
@@ -132,6 +173,7 @@ class _Surface:
     async def list_resources(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
+        """Answer `resources/list`."""
         fixed = [(path, text) for path, text in resources.FIXED.items()]
         sessions = [
             (f"sessions/{name}", f"Session {name}")
@@ -147,6 +189,7 @@ class _Surface:
     async def list_templates(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourceTemplatesResult:
+        """Answer `resources/templates/list`."""
         return types.ListResourceTemplatesResult(
             resource_templates=[
                 types.ResourceTemplate(uri_template=f"{resources.SCHEME}{path}", name=path, description=text)
@@ -157,10 +200,11 @@ class _Surface:
     async def read_resource(
         self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
+        """Answer `resources/read`."""
         try:
             page = await resources.read(self._reader(context), str(params.uri))
         except TollboardError as error:
-            raise MCPError(types.INVALID_PARAMS, str(error)) from None
+            raise MCPError(types.INVALID_PARAMS, str(error), {"uri": str(params.uri)}) from None
         found = types.TextResourceContents(uri=page.uri, mime_type=page.mime, text=page.text)
         return types.ReadResourceResult(contents=[found])
 
@@ -176,16 +220,13 @@ class _Surface:
     async def listen(
         self, context: Context, params: types.SubscriptionsListenRequestParams
     ) -> types.SubscriptionsListenResult:
+        """Answer `subscriptions/listen`."""
         await self._begun(context)
         assert self._listen is not None
         return await self._listen(context, params)
 
     async def subscribe(self, context: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
-        if context.request is not None:
-            raise MCPError(
-                types.INVALID_REQUEST,
-                "over HTTP nothing is kept between requests: read the resource again, or listen (2026-07-28)",
-            )
+        """Answer `resources/subscribe`."""
         uri = str(params.uri)
         if uri not in self._subscribed:
             news = await self._begun(context)
@@ -203,6 +244,7 @@ class _Surface:
     async def unsubscribe(
         self, context: Context, params: types.UnsubscribeRequestParams
     ) -> types.EmptyResult:
+        """Answer `resources/unsubscribe`."""
         leave = self._subscribed.pop(str(params.uri), None)
         if leave is not None:
             leave()
@@ -218,6 +260,7 @@ class _Surface:
     async def list_prompts(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListPromptsResult:
+        """Answer `prompts/list`."""
         return types.ListPromptsResult(
             prompts=[types.Prompt(name=name, description=text) for name, (text, _) in PROMPTS.items()]
         )
@@ -225,6 +268,7 @@ class _Surface:
     async def get_prompt(
         self, context: Context, params: types.GetPromptRequestParams
     ) -> types.GetPromptResult:
+        """Answer `prompts/get`."""
         if params.name not in PROMPTS:
             raise MCPError(types.INVALID_PARAMS, f"there is no prompt {params.name!r}")
         description, text = PROMPTS[params.name]
@@ -232,6 +276,7 @@ class _Surface:
         return types.GetPromptResult(description=description, messages=[message])
 
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
+        """Answer `completion/complete`."""
         found = (
             await resources.names(self._reader(context), params.argument.value)
             if params.argument.name == "name"

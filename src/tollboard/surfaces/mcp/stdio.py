@@ -11,7 +11,9 @@ from mcp.server.stdio import stdio_server
 from tollboard.daemon.client import Client
 from tollboard.daemon.config import state_directory
 from tollboard.daemon.tokens import narrow_token
+from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
+from tollboard.surfaces.mcp.http import ASKED, SURFACE
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.server import Reach, make_server
 
@@ -27,7 +29,13 @@ async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> No
     async with Client.connect(home, surface="mcp"):
         pass  # starts the daemon if none runs; its token is there from now on
     token = narrow_token(state_directory(home), sorted(policy.capabilities), NAME)
-    async with Client.connect(home, surface="mcp", token=token) as client:
-        server = make_server(Reach(Boards(client, client.pools), policy))
+    # The person who is asked needs no grant: it is theirs to give. The model does not reach this connection.
+    deciding = narrow_token(state_directory(home), [Capability.APPROVE], NAME)
+    async with (
+        Client.connect(home, surface=SURFACE, token=token) as client,
+        Client.connect(home, surface=ASKED, token=deciding) as person,
+    ):
+        reach = Reach(Boards(client, client.pools), policy, Boards(person, person.pools))
+        server = make_server(reach)
         async with stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())

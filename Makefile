@@ -54,10 +54,12 @@ chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml
 
+# The peers get our versions of what they share with us, unless they cannot live with one: so they are only preferred.
 lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versions
 	$(LOCK) --all-extras --group dev --output-file requirements.lock
 	$(LOCK) --constraints requirements.lock --output-file requirements-core.lock
-	$(LOCK) --constraints requirements.lock --group bench --output-file requirements-bench.lock
+	cp requirements.lock requirements-bench.lock
+	$(LOCK) --extra models --group bench --output-file requirements-bench.lock
 
 clean: ## remove environments, caches and build output
 	rm -rf .venv .venv-bench .conformance build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \

@@ -86,4 +86,8 @@ GOALS = (
     Goal("W9", "the latest heartbeat under W2's load", lambda r: r["w9", "ours", "lag_max_ms"], 10, "at most",
          ("ours", "w9"), " ms"),
     Goal("W9", "turns beside that heartbeat, beside own W2", _rate_beside_heartbeat, 0.9, "at least", ("ours", "w9")),
+    Goal("W10", "a sub-agent's run, beside bare Pydantic AI", ratio("w10", "ours-subagents", "pydantic-ai", "p50_us"),
+         1.25, "at most", ("ours-subagents", "w10")),
+    Goal("W11", "an interrupt and its approval, beside bare Pydantic AI",
+         ratio("w11", "ours-subagents", "pydantic-ai", "p50_us"), 1.25, "at most", ("ours-subagents", "w11")),
 )  # fmt: skip

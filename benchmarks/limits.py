@@ -31,6 +31,8 @@ _LONG: dict[str, Sizes] = {
     "w7": {"turns": 20_000},
     "w8-acked": {"turns": 3_000},
     "w8-writer": {"seconds": 3.0},
+    "w10": {"runs": 1_000},
+    "w11": {"runs": 1_000},
 }
 _COLLECTOR = "the garbage collector"
 _IDLE = ("thread.py:_worker", "writer.py:Writer._gather", "threading.py:")
@@ -64,7 +66,7 @@ def _group(where: str) -> str:
     if where.startswith("asyncio/"):
         return "asyncio's loop"
     head = where.partition("/")[0]
-    return f"our {head}/" if head in {"runtime", "store", "fleet"} else "other"
+    return f"our {head}/" if head in {"runtime", "store", "fleet", "subagents"} else "other"
 
 
 class _Collector:

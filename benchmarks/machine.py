@@ -12,7 +12,7 @@ from pathlib import Path
 def describe() -> dict[str, str]:
     """Return the machine and the versions, in words."""
     versions = [f"Tollboard {_version('tollboard')}", f"SQLite {sqlite3.sqlite_version}"]
-    versions += [f"{name} {_version(name)}" for name in ("autogen-core", "pykka")]
+    versions += versions_of("autogen-core", "pykka")
     return {
         "Processor": f"{os.cpu_count()} x {_cpu_model()}",
         "Memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -20,6 +20,11 @@ def describe() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}, asyncio's own loop",
         "Versions": ", ".join(versions),
     }
+
+
+def versions_of(*names: str) -> list[str]:
+    """Return each package with its version."""
+    return [f"{name} {_version(name)}" for name in names]
 
 
 def _version(name: str) -> str:

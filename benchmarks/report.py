@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.goals import GOALS, Goal, Round
-from benchmarks.machine import describe
-from benchmarks.peers import FLOOR
+from benchmarks.machine import describe, versions_of
+from benchmarks.peers import BARE, FLOOR
 
 Record = dict[str, Any]
 
@@ -44,7 +44,23 @@ TABLES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ("w9", "W9: how late a heartbeat of 1 ms comes beside W2's load", FLOOR,
      (("turns_per_s", "turns/s"), ("lag_p50_ms", "lag p50 ms"), ("lag_max_ms", "lag max ms"),
       ("collector_max_ms", "longest collection ms"))),
+    ("w10", "W10: a run of two model calls and one tool call", BARE, (("p50_us", "p50 µs"), ("runs_per_s", "runs/s"))),
+    ("w11", "W11: the same with a guarded tool: pause, approve, to the end, in one process", BARE,
+     (("p50_us", "p50 µs"), ("runs_per_s", "runs/s"))),
+    ("w12", "W12: the same, only what was kept outlives the pause; and how much that is", BARE,
+     (("p50_us", "p50 µs"), ("bytes", "bytes, one call waits"), ("bytes_ten_calls", "bytes, ten calls wait"),
+      ("bytes_after_20", "bytes, one waits after 20 turns"))),
 )  # fmt: skip
+
+AGENTS = ("w10", "w11", "w12")
+"""The workloads of sub-agents. They have a part of RESULTS.md to themselves, which is also written on its own."""
+_AGENTS_HEAD = "## Sub-agents"
+_AGENTS = (
+    "Models without latency, which answer from a script; one process, one run at a time. `ours-subagents` has no "
+    "memory, as the bare agent of Pydantic AI it stands on has none; `ours-subagents-kept` writes every response, call "
+    "and outcome down before it is used. The bytes are all that was kept for another process to go on with; LangGraph "
+    "keeps every checkpoint on the way."
+)
 
 
 _FLEET = (
@@ -183,42 +199,76 @@ def _noise(records: Sequence[Record]) -> str:
     )
 
 
+def _run(records: Sequence[Record]) -> list[str]:
+    """Return how these records were made, and which measurements failed."""
+    failed = [r for r in records if "error" in r]
+    return [
+        f"{len(rounds_of(records))} rounds (three for the slower workloads), {len(records)} measurements, each in a "
+        "fresh process, interleaved and shuffled. Numbers are medians with the range in brackets; a ratio is taken "
+        "inside one round, and the median of those ratios is shown. " + _noise(records),
+        "",
+        *(f"- {r['peer']} {r['workload']} failed in round {r['round']}: {r['error']}" for r in failed),
+    ]
+
+
+def _limits(records: Sequence[Record], profiles: dict[tuple[str, str], Any], head: str) -> list[str]:
+    short = missed(records)
+    lines = [head, ""] if short else []
+    for limits in dict.fromkeys(goal.limits for goal in short):
+        lines += _limit([goal for goal in short if goal.limits == limits], profiles.get(limits, {}))
+    return lines
+
+
 def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet: str = "") -> str:
     """Return the text of RESULTS.md.
 
     `profiles` has what stands under the missed goals, by (peer, workload); `fleet` is the table of `ten_thousand.py`.
     """
+    agents = [record for record in records if record["workload"] in AGENTS]
+    records = [record for record in records if record["workload"] not in AGENTS]
     rounds = rounds_of(records)
     lines = [
         "# Results",
         "",
         "Written by `make bench`; what is measured and how is in [README.md](README.md).",
         "",
-    ]
-    lines += [f"- {name}: {value}" for name, value in describe().items()]
-    failed = [r for r in records if "error" in r]
-    lines += [
+        *(f"- {name}: {value}" for name, value in describe().items()),
         "",
-        f"{len(rounds)} rounds (three for the slower workloads), {len(records)} measurements, each in a fresh process, "
-        "interleaved and shuffled. Numbers are medians with the range in brackets; a ratio is taken inside one round, "
-        "and the median of those ratios is shown. " + _noise(records),
-        "",
-        *(f"- {r['peer']} {r['workload']} failed in round {r['round']}: {r['error']}" for r in failed),
+        *_run(records),
         "## Goals", "", *_goals(rounds),
         "The goal beside gen_agent on the BEAM (W1, at least 1.0x) needs a machine with Elixir; where both were "
         "measured, the floor was 1.17x gen_agent, so 0.85x the floor stands for it here.",
         "",
+        *_limits(records, profiles, "## What limits the goals that were missed"),
+        "## Numbers",
+        "",
     ]  # fmt: skip
-    short = missed(records)
-    if short:
-        lines += ["## What limits the goals that were missed", ""]
-        for limits in dict.fromkeys(goal.limits for goal in short):
-            lines += _limit([goal for goal in short if goal.limits == limits], profiles.get(limits, {}))
-    lines += ["## Numbers", ""]
     for workload, title, reference, metrics in TABLES:
         lines += _table(rounds, workload, title, reference, metrics)
         if workload == "w5":
             lines += _virtual(rounds)
     if fleet:
         lines += ["## Ten thousand Echo sessions in one daemon", "", _FLEET, "", fleet]
-    return "\n".join(lines).rstrip() + "\n"
+    return with_agents("\n".join(lines).rstrip() + "\n", agents, profiles)
+
+
+def with_agents(text: str, records: Sequence[Record], profiles: dict[tuple[str, str], Any]) -> str:
+    """Return RESULTS.md with its last part, about sub-agents, made from these records."""
+    rest = text.partition(f"\n{_AGENTS_HEAD}\n")[0].rstrip() + "\n"
+    if not records:
+        return rest
+    rounds = rounds_of(records)
+    versions = versions_of("pydantic-ai-slim", "openai-agents", "langchain", "langgraph", "deepagents")
+    lines = [
+        rest,
+        _AGENTS_HEAD,
+        "",
+        f"{_AGENTS} Versions: {', '.join(versions)}.",
+        "",
+        *_run(records),
+        *_goals(rounds),
+        *_limits(records, profiles, "### What limits the goals of sub-agents that were missed"),
+    ]
+    for workload, title, reference, metrics in TABLES:
+        lines += _table(rounds, workload, title, reference, metrics)
+    return "\n".join(lines).strip() + "\n"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.agent_runs import approved_run, carried_run, whole_run
 from benchmarks.dealing import DURATIONS, list_scheduling, lower_bound
 from benchmarks.peers.base import SLEEP, Peer
 from benchmarks.peers.floor_durable import scratch
@@ -277,6 +278,9 @@ WORKLOADS: dict[str, tuple[Workload, Sizes]] = {
     "w8-writer": (writer_alone, {"seconds": 1.0, "clients": 64}),
     "w8-acked": (acked_turns, {"turns": 500}),
     "w9": (heartbeat_lag, {"agents": 1_000, "tells": 20}),
+    "w10": (whole_run, {"runs": 400, "warm": 40}),
+    "w11": (approved_run, {"runs": 200, "warm": 20}),
+    "w12": (carried_run, {"runs": 200, "warm": 20}),
 }
 
 QUICK: dict[str, Sizes] = {
@@ -291,4 +295,7 @@ QUICK: dict[str, Sizes] = {
     "w8-writer": {"seconds": 0.1},
     "w8-acked": {"turns": 50},
     "w9": {"agents": 200, "tells": 10},
+    "w10": {"runs": 40, "warm": 5},
+    "w11": {"runs": 20, "warm": 5},
+    "w12": {"runs": 20, "warm": 5},
 }

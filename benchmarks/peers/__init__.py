@@ -16,13 +16,22 @@ PEERS = {
     # what people use
     "autogen-core": ("autogen", "AutogenPeer"),
     "pykka": ("pykka_threads", "PykkaPeer"),
+    # frameworks for agents, whose tool calls can wait for a person
+    "pydantic-ai": ("pydantic_ai_bare", "PydanticAiPeer"),
+    "openai-agents": ("openai_agents", "OpenAiAgentsPeer"),
+    "langgraph": ("langgraph_agents", "LangGraphPeer"),
+    "deepagents": ("langgraph_agents", "DeepAgentsPeer"),
     # ours
     "ours": ("ours", "OursPeer"),
     "ours-durable": ("ours_durable", "DurablePeer"),
     "ours-one-row": ("ours_durable", "OneRowPeer"),
     "ours-writer": ("ours_durable", "WriterPeer"),
+    "ours-subagents": ("ours_subagents", "SubAgentPeer"),
+    "ours-subagents-kept": ("ours_subagents", "KeptPeer"),
 }
 FLOOR = "aio-proto"
+BARE = "pydantic-ai"
+"""What sub-agents are measured beside: they stand on it."""
 
 
 def load(name: str) -> Peer:

@@ -6,12 +6,14 @@ import pytest
 from benchmarks.dealing import list_scheduling, lower_bound
 from benchmarks.goals import GOALS
 from benchmarks.measure import run
-from benchmarks.peers import PEERS, workloads_of
+from benchmarks.peers import PEERS, load, workloads_of
+from benchmarks.peers.pausing import DONE, GUARDED, PausingPeer, looks, many, ran, size
 from benchmarks.workloads import WORKLOADS
 
 from benchmarks import makespan, plot, report
 
-OWN = [name for name in PEERS if name not in {"autogen-core", "pykka"}]
+FOREIGN = {"autogen-core", "deepagents", "langgraph", "openai-agents", "pykka"}
+OWN = [name for name in PEERS if name not in FOREIGN]
 TINY = {
     "workers": 2,
     "tasks": 6,
@@ -24,8 +26,9 @@ TINY = {
     "warm": 1,
     "turns": 3,
     "clients": 2,
+    "runs": 2,
 }
-SHORT = {"w1", "w2", "w3-10k", "w4", "w5", "w6", "w8-writer", "w8-acked", "w9"}
+SHORT = {"w1", "w2", "w3-10k", "w4", "w5", "w6", "w8-writer", "w8-acked", "w9", "w10", "w11", "w12"}
 
 
 @pytest.mark.parametrize("peer", OWN)
@@ -34,6 +37,24 @@ async def test_every_workload_of_a_peer_gives_numbers(peer: str) -> None:
         metrics = await run(peer, workload, TINY)
         assert metrics
         assert all(isinstance(value, float | int) for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", ["pydantic-ai", "ours-subagents-kept"])
+async def test_w12_what_was_kept_is_enough_to_go_on_and_grows_with_what_waits(name: str) -> None:
+    peer = load(name)
+    assert isinstance(peer, PausingPeer)
+    await peer.setup()
+    sizes = []
+    for script, guarded in (GUARDED, 1), (many(3), 3), ((*looks(5), *many(3)), 3):
+        peer.prepare(script)
+        before = ran["save"]
+        kept = await peer.keep(await peer.pause())
+        assert ran["save"] == before, "nothing guarded ran before the approval"
+        assert await peer.resume(await peer.restore(kept)) == DONE
+        assert ran["save"] == before + guarded
+        sizes.append(size(kept))
+    assert sizes == sorted(set(sizes))
+    await peer.teardown()
 
 
 def test_goals_name_peers_and_workloads_that_exist() -> None:
@@ -74,6 +95,32 @@ def test_the_report_puts_a_profile_under_a_missed_goal() -> None:
     text = report.write(records(50.0), {("ours", "w2"): found})
     assert "0.5x (0.5..0.5) | **missed** |" in text
     assert "`runtime/turn.py:take_turn 30%`" in text
+
+
+def agent_records(us: float) -> list[report.Record]:
+    """One measurement of W10 for each; the bare agent takes 100 µs."""
+    return [
+        {"peer": peer, "workload": "w10", "round": 0, "metrics": {"p50_us": took}}
+        for peer, took in (("ours-subagents", us), ("pydantic-ai", 100.0))
+    ]
+
+
+def test_the_part_about_sub_agents_is_also_written_on_its_own() -> None:
+    found = {("ours-subagents", "w10"): {"groups": [("our subagents/", 0.3)], "functions": [], "threads": []}}
+    whole = report.write([*records(125.0), *agent_records(150.0)], found)
+    main, _, part = whole.partition("## Sub-agents")
+    assert "| W2 |" in main
+    assert (
+        "| W10 | a sub-agent's run, beside bare Pydantic AI | at most 1.25x | 1.5x (1.5..1.5) | **missed** |"
+        in part
+    )
+    assert "our subagents/ 30%" in part
+    assert "W10" not in main
+    anew = report.with_agents(whole, agent_records(110.0), {})
+    assert anew.startswith(main), "the rest stays as it was"
+    assert "1.1x (1.1..1.1) | met |" in anew
+    assert "1.5x" not in anew
+    assert anew.count("## Sub-agents\n") == 1
 
 
 def test_w5_the_strategies_in_virtual_time() -> None:

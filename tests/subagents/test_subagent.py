@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +12,16 @@ from pydantic_ai import Agent, RunContext, Tool
 
 from tests.subagents.brains import Brain, calls, task
 from tollboard.errors import InvalidName, InvalidOption, TollboardError
+from tollboard.runtime.approval import Approve, Reject
 from tollboard.subagents import (
     CompiledSubAgent,
     Completed,
+    Interrupted,
+    Status,
     SubAgent,
     SubAgentConfig,
     SubAgentServer,
+    building,
     general_purpose,
 )
 
@@ -231,6 +237,38 @@ def test_a14_from_the_class() -> None:
 def test_a09_tools_may_be_pydantic_ai_tools() -> None:
     made = config(tools=(Tool(look, name="peek"),), interrupt_on={"peek": True})
     assert made.interrupt_on == {"peek": True}
+
+
+async def test_runs_of_one_definition_share_what_was_read_of_its_tools_and_nothing_else() -> None:
+    brain = Brain(calls(("save", {}, "s")), "done")
+    shared = config(model=brain.model, interrupt_on={"save": True})
+    async with SubAgentServer() as server:
+        first, second = [await server.start(SubAgent(shared, "Go.")) for _ in range(2)]
+        read = list(shared.built)
+        paused = await asyncio.gather(server.execute(first), server.execute(second))
+        assert all(isinstance(outcome, Interrupted) for outcome in paused)
+        assert isinstance(await server.resume(first, [Approve()]), Completed)
+        assert server.get_status(second) is Status.INTERRUPTED
+        assert isinstance(await server.resume(second, [Reject("no")]), Completed)
+        assert "no" in brain.results()["s"]
+    assert [id(tool) for tool in shared.built] == [id(tool) for tool in read]
+    changed = replace(shared, tools=(look,), interrupt_on={})
+    assert changed.built == []
+    assert changed == replace(shared, tools=(look,), interrupt_on={})
+
+
+async def test_a_model_that_is_named_is_made_once_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def infer(name: str) -> object:
+        made.append(name)
+        return Brain("hi").model
+
+    monkeypatch.setattr(building, "infer_model", infer)
+    async with SubAgentServer() as server:
+        id = await server.start(SubAgent(config(model="test:brain"), "Go."))
+        assert isinstance(await server.execute(id), Completed)
+    assert made == ["test:brain"]
 
 
 async def test_an_unknown_model_says_how_models_are_named() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_ai import Agent, RunContext, Tool, ToolDefinition
+from pydantic_ai import Agent, DeferredToolRequests, RunContext, Tool, ToolDefinition
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolCallPart, UserPromptPart
@@ -46,6 +46,14 @@ class Guard(AbstractCapability[Any]):
 
     loop: Loop
 
+    def at_run(self) -> dict[str, Any]:
+        """Return what a ready-made agent is given at each run; one of ours has it since it was made (quicker)."""
+        definition = self.loop.definition
+        if not isinstance(definition, CompiledSubAgent):
+            return {}
+        output: Any = [definition.agent.output_type, DeferredToolRequests]
+        return {"output_type": output, "capabilities": [self]}
+
     async def prepare_tools(
         self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]
     ) -> list[ToolDefinition]:
@@ -70,22 +78,28 @@ def _asked_by_us(tool: ToolDefinition) -> ToolDefinition:
     return dataclasses.replace(tool, kind="function", metadata=metadata)
 
 
-def agent_of(definition: SubAgentConfig | CompiledSubAgent, model: Any = None) -> Agent[Any, Any]:
-    """Return the agent. `model` is the parent's, for a definition that names none.
-
-    Raises what `model_of` raises.
-    """
+def agent_of(definition: SubAgentConfig | CompiledSubAgent, model: Any, guard: Guard) -> Agent[Any, Any]:
+    """Return the agent on the model that `model_of` found; one made here has the guard and the pause built in."""
     if isinstance(definition, CompiledSubAgent):
         return definition.agent
     return Agent(
-        model_of(definition, model),
+        model,
         name=definition.name,
         instructions=definition.system_prompt,
-        tools=[*definition.tools, *_task_tools(definition)],
+        tools=_tools(definition),
         toolsets=list(definition.toolsets),
         model_settings=definition.model_settings or None,  # type: ignore[arg-type] # a TypedDict, read from options
-        capabilities=list(definition.capabilities),
+        capabilities=[*definition.capabilities, guard],
+        output_type=[str, DeferredToolRequests],
     )
+
+
+def _tools(definition: SubAgentConfig) -> list[Tool[Any]]:
+    """Return its tools. Reading a function's schema takes longer than a whole run: it is done once for a definition."""
+    if not definition.built:
+        given = [tool if isinstance(tool, Tool) else Tool(tool) for tool in definition.tools]
+        definition.built.extend([*given, *_task_tools(definition)])
+    return list(definition.built)
 
 
 def model_of(definition: SubAgentConfig | CompiledSubAgent, model: Any = None) -> Any:

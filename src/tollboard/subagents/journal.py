@@ -25,6 +25,10 @@ class CallOutcome:
     """What the tool wanted the model to see beside its result."""
 
 
+OUTCOME = ("kind", "value", "content")
+"""The fields of an outcome; `asdict` would copy a tool's whole result only to write it down."""
+
+
 @dataclass(slots=True)
 class Call:
     """One tool call of the run's newest response."""
@@ -126,7 +130,8 @@ def _plain(call: Call) -> dict[str, Any]:
     plain["allowed"] = list(call.allowed)
     plain["schema"] = call.schema
     plain["decision"] = plain_decision(call.decision)
-    plain["outcome"] = None if call.outcome is None else asdict(call.outcome)
+    outcome = call.outcome
+    plain["outcome"] = None if outcome is None else {name: getattr(outcome, name) for name in OUTCOME}
     return plain
 
 

@@ -113,8 +113,9 @@ class Loop:
         self.id = id
         self.path = path
         self.deps = deps
-        self.agent: Agent[Any, Any] = agent_of(definition, model)
+        self._guard = Guard(self)
         self.model = model_of(definition, model)
+        self.agent: Agent[Any, Any] = agent_of(definition, self.model, self._guard)
         self.head = Head()
         self.usage = RunUsage()
         self._below = RunUsage()
@@ -252,15 +253,13 @@ class Loop:
             )
 
     async def _go(self, prompt: str | None) -> Outcome:
-        output: Any = [self.agent.output_type, DeferredToolRequests]
         async with self.agent.iter(
             prompt,
             message_history=list(self.messages) or None,
-            output_type=output,
             deps=self.deps,
             usage=self.usage,
             usage_limits=self._limits,
-            capabilities=[Guard(self)],
+            **self._guard.at_run(),
         ) as run:
             node: Any = run.next_node
             while not Agent.is_end_node(node):

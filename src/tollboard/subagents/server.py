@@ -134,10 +134,12 @@ class SubAgentServer:
         """
         run = self._run(id)
         run.cancelled()
-        for child in self._below(id):
-            if (below := self._runs.get(child)) is not None:
-                below.cancelled()
-        await asyncio.gather(*(self._end(each) for each in (id, *self._below(id))))
+        below = self._below(id)
+        for child in below:
+            if (found := self._runs.get(child)) is not None:
+                found.cancelled()
+        if at_work := [each for each in (id, *below) if each in self._tasks]:
+            await asyncio.gather(*(self._end(each) for each in at_work))
 
     async def stop(self, id: str) -> None:
         """Cancel it if it has not ended, and forget it with everything below it. Idempotent."""

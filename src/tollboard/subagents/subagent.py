@@ -107,6 +107,8 @@ class SubAgentConfig(Definition):
     """Whether it may have no tools at all: a session that only talks."""
     repeatable: frozenset[str] = frozenset()
     """Tools that only look: a crash in the middle of one lets it run again."""
+    built: list[Tool[Any]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The tools as Pydantic AI wants them, once they were needed."""
 
     def __post_init__(self) -> None:
         self.check()

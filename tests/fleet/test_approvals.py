@@ -109,7 +109,10 @@ async def test_s14_a_decision_that_cannot_be_kept_takes_no_effect(fleet: Fleet) 
 
 async def test_s14_an_interrupted_turn_expires_its_approvals(fleet: Fleet) -> None:
     ref, record = await asked(fleet)
+    before = fleet.board._tail.last_seq
     await fleet.board.interrupt("api", ref=ref)
+    told = await seen(fleet.board.tail(after=before), "approval.decided")
+    assert told.data["decision"] == "expired"
     assert (await failed(fleet.board, "api", ref)).reason == "interrupted"
     with pytest.raises(AlreadyDecided, match="expired"):
         await fleet.board.decide(record.id, {"type": "approve"})

@@ -21,7 +21,7 @@ from tollboard.fleet.records import (
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.runtime import telemetry
-from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, check_decision, parse_decision
+from tollboard.runtime.approval import Decision, check_decision, parse_decision
 from tollboard.runtime.runtime import Runtime
 
 PREVIEW = 80
@@ -111,15 +111,12 @@ class Control:
             return
         # Its turn goes on after a restart and has not asked again yet, or its session is dead: it will find the answer.
         asked = request.asked[record.id]
-        question = ApprovalRequest(
-            record.tool, record.arguments, display=record.display, allowed=record.allowed
-        )
-        check_decision(decision, question)
+        approval = asked.approval
+        check_decision(decision, approval.request)
         if asked.taken:
             raise AlreadyDecided(f"approval {record.id} was answered a moment ago by someone else")
         asked.taken = True
         try:
-            approval = Approval(record.id, session.name, record.ref, question, record.requested_at)
             commit = session.journal.approval_closed(approval, decision, by)
             if commit is not None:
                 await commit

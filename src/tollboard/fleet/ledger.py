@@ -160,10 +160,8 @@ class Ledger(Protocol):
     async def approvals_of(self, ref: str) -> Sequence[ApprovalRecord]:
         """Return what a request asked people, in every state, oldest first."""
 
-    def expire_approvals(
-        self, *, at: float, why: str, ref: str | None = None, keep: Sequence[str] = ()
-    ) -> Commit:
-        """Expire every pending approval: of the request `ref`, or of all but those to keep."""
+    def expire_approvals(self, *, at: float, why: str, keep: Sequence[str] = ()) -> Commit:
+        """Expire every pending approval, but not those of the refs to keep."""
 
     # -- feed
     def feed(self, item: NewFeedItem) -> None:

@@ -17,6 +17,7 @@ from tollboard.fleet.records import Caller, Deleted, Life, SessionRecord, StopRe
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.fleet.tail import Tail
+from tollboard.runtime.approvals import UNDECIDED, expire_unasked
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.runtime import Runtime
@@ -122,13 +123,9 @@ class Lifecycle:
     async def _end_queue(self, session: LiveSession) -> tuple[str, ...]:
         """End what waits for a session that is dead."""
         queued, session.waiting = session.waiting, []
+        for request in queued:
+            expire_unasked(session.journal, self._runtime.telemetry, request, UNDECIDED)
         commits = [session.journal.finished(request, Failed(Reason.STOPPED), 0.0) for request in queued]
-        now = self._roster.clock.time()
-        commits += [
-            self._ledger.expire_approvals(at=now, why="the session was stopped", ref=request.ref)
-            for request in queued
-            if request.asked is not None
-        ]
         for commit in commits:
             if commit is not None:
                 await commit

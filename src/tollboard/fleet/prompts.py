@@ -27,6 +27,7 @@ from tollboard.fleet.records import BroadcastItem, Poll, PollPending, WaitReport
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.ids import new_ref
+from tollboard.runtime.approvals import UNDECIDED, expire_unasked
 from tollboard.runtime.legal import LIVE
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.runtime import Runtime
@@ -153,6 +154,7 @@ class Prompts:
             machine.cancel(ref)
         elif waits:
             session.waiting.remove(waits[0])
+            expire_unasked(session.journal, self._runtime.telemetry, waits[0], UNDECIDED)
             commit = session.journal.finished(waits[0], Failed(Reason.CANCELLED), 0.0)
             _ = self._runtime.spawn(self._ended(commit))
         else:

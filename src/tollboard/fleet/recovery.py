@@ -21,7 +21,7 @@ from tollboard.fleet.ledger import Ledger, StoredRequest
 from tollboard.fleet.receipts import CONCLUDED
 from tollboard.fleet.records import ApprovalRecord, ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
-from tollboard.runtime.approval import Asked, Reject, parse_decision
+from tollboard.runtime.approval import Approval, ApprovalRequest, Asked, Reject, parse_decision
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Reason
 
@@ -66,18 +66,23 @@ async def _asked(
         if not started or not roster.goes_on(record.backend):
             continue
         for request in started:
-            questions = {each.id: _as_asked(each) for each in await ledger.approvals_of(request.ref)}
+            questions = {each.id: _as_asked(record, each) for each in await ledger.approvals_of(request.ref)}
             if questions:
                 found[request.ref] = questions
     return found
 
 
-def _as_asked(approval: ApprovalRecord) -> Asked:
-    if approval.state is ApprovalState.PENDING:
-        return Asked(approval.requested_at)
-    if approval.decision is None:
-        return Asked(approval.requested_at, Reject(approval.decided_by or ""))
-    return Asked(approval.requested_at, parse_decision(approval.decision))
+def _as_asked(session: SessionRecord, record: ApprovalRecord) -> Asked:
+    path = tuple(record.path.split("/")[1:])
+    request = ApprovalRequest(
+        record.tool, record.arguments, display=record.display, allowed=record.allowed, id=record.id, path=path
+    )
+    approval = Approval(record.id, session.name, record.ref, request, record.requested_at)
+    if record.state is ApprovalState.PENDING:
+        return Asked(approval)
+    if record.decision is None:
+        return Asked(approval, Reject(record.decided_by or ""))
+    return Asked(approval, parse_decision(record.decision))
 
 
 async def _expire_approvals(

@@ -119,7 +119,10 @@ class LiveSession:
         """Return how the session stands."""
         machine = self.machine
         if machine is None:
-            return status_of(self.record, turns=self.journal.turns, queued=len(self.waiting))
+            asked = any(request.needs_decision for request in self.waiting)
+            return status_of(
+                self.record, turns=self.journal.turns, queued=len(self.waiting), needs_decision=asked
+            )
         agent = agent_status(machine)
         return _status(
             self.record,
@@ -133,14 +136,16 @@ class LiveSession:
         )
 
 
-def status_of(record: SessionRecord, *, turns: int | None = None, queued: int = 0) -> SessionStatus:
+def status_of(
+    record: SessionRecord, *, turns: int | None = None, queued: int = 0, needs_decision: bool = False
+) -> SessionStatus:
     """Return the status of a session that has no agent: stopped or dead."""
     return _status(
         record,
         None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
-        needs_decision=False,
+        needs_decision=needs_decision,
         queued=queued,
         in_flight=None,
         turns=record.turns if turns is None else turns,

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 
 from tollboard.clock import Clock
 from tollboard.fleet.ledger import Ledger, NewFeedItem
-from tollboard.fleet.records import FeedItem, FeedPage
+from tollboard.fleet.records import ApprovalState, FeedItem, FeedPage
 from tollboard.runtime import event as events
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval
@@ -226,7 +226,7 @@ def _asked(_: Measurements, metadata: Metadata) -> Rows:
 def _decided(measurements: Measurements, metadata: Metadata) -> Rows:
     approval = metadata["approval"]
     if isinstance(approval, Approval):
-        decision = getattr(metadata["decision"], "type", "")
+        decision = getattr(metadata["decision"], "type", ApprovalState.EXPIRED.value)
         yield "approval.decided", {"approval": approval.id, "decision": decision, "by": str(metadata["by"])}
 
 

@@ -56,16 +56,6 @@ class ApprovalRequest:
     check: Callable[[Mapping[str, object]], None] | None = field(repr=False, compare=False, default=None)
 
 
-@dataclass(slots=True)
-class Asked:
-    """A question that was put in an earlier life of its request; `None` while nobody has decided."""
-
-    requested_at: float
-    decision: Decision | None = None
-    taken: bool = False
-    """Somebody's decision is being written down."""
-
-
 @dataclass(frozen=True, slots=True)
 class Approval:
     """An approval request under its id, with the agent and the request it belongs to. `requested_at`: Unix seconds."""
@@ -80,6 +70,23 @@ class Approval:
     def path(self) -> str:
         """Return where it was asked: the agent, and the sub-agents below it."""
         return "/".join((self.agent, *self.request.path))
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question that was put in an earlier life of its request. `decision` is `None` while nobody has decided."""
+
+    approval: Approval
+    decision: Decision | None = None
+    taken: bool = False
+    """Somebody's decision is being written down."""
+    again: bool = False
+    """It has been put once more since."""
+
+    @property
+    def open(self) -> bool:
+        """Return whether it waits for a person, and its turn has not asked again."""
+        return self.decision is None and not self.again
 
 
 def parse_decision(value: object) -> Decision:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from tollboard.errors import AlreadyDecided, ApprovalNotFound
 from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, Reject, check_decision
-from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED
+from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED, Telemetry
 
 if TYPE_CHECKING:
     from tollboard.clock import Timer
+    from tollboard.runtime.journal import Journal
     from tollboard.runtime.machine import Machine
+    from tollboard.runtime.request import Request
     from tollboard.runtime.runtime import Runtime
     from tollboard.runtime.turn import Turn
 
-ENDED = Reject("the turn ended before anyone decided")
+UNDECIDED = "the turn ended before anyone decided"
+ENDED = Reject(UNDECIDED)
 
 
 class PendingApproval:
@@ -42,11 +45,11 @@ class PendingApproval:
         if self.timer is not None:
             self.timer.cancel()
 
-    def close(self, decision: Decision, by: str) -> None:
-        """Take the question off the board, answer whoever asked, emit."""
+    def close(self, decision: Decision | None, by: str) -> None:
+        """Take the question off the board, answer whoever asked, emit. `None`: it expired, `by` says why."""
         self.forget()
         if not self.answer.done():
-            self.answer.set_result(decision)
+            self.answer.set_result(Reject(by) if decision is None else decision)
         self.machine.telemetry.execute(
             APPROVAL_DECIDED,
             {"waited_s": self.machine.clock.monotonic() - self.asked},
@@ -64,7 +67,7 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
     if earlier is not None and earlier.decision is not None:
         return earlier.decision
     now = machine.clock.time()
-    asked_at = now if earlier is None else earlier.requested_at
+    asked_at = now if earlier is None else earlier.approval.requested_at
     approval = Approval(request.id or machine.runtime.new_ref(), machine.name, turn.ref, request, asked_at)
     pending = PendingApproval(machine, approval)
     if machine.approvals is None:
@@ -79,6 +82,8 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
         if turn.over or pending.answer.done():
             return ENDED
         machine.runtime.approvals[approval.id] = pending
+        if earlier is not None:
+            earlier.again = True
         limit = machine.options.approval_timeout_s
         if limit is not None:
             pending.timer = machine.clock.call_later(
@@ -129,7 +134,20 @@ def expire(pending: PendingApproval, why: str) -> None:
     if pending.answer.done():
         return
     pending.machine.journal.approval_closed(pending.approval, None, why)
-    pending.close(Reject(why), why)
+    pending.close(None, why)
+
+
+def expire_unasked(journal: Journal, telemetry: Telemetry, request: Request, why: str) -> None:
+    """End what a request asked before a restart and did not ask again: it is over."""
+    for question in (request.asked or {}).values():
+        if question.open and not question.taken:
+            question.taken = True
+            approval = question.approval
+            journal.approval_closed(approval, None, why)
+            telemetry.execute(
+                APPROVAL_DECIDED, {},
+                {"agent": approval.agent, "ref": approval.ref, "approval": approval, "decision": None, "by": why},
+            )  # fmt: skip
 
 
 def expire_all(machine: Machine, why: str) -> None:

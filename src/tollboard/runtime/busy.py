@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tollboard.errors import BackendError, Crash, StoreError
 from tollboard.runtime import callbacks, notifications, telemetry
 from tollboard.runtime.agent import Halt, Next, Prompt, Skip
-from tollboard.runtime.approvals import expire_all
+from tollboard.runtime.approvals import UNDECIDED, expire_all, expire_unasked
 from tollboard.runtime.callbacks import Begun, Raised
 from tollboard.runtime.event import ErrorEvent, Event, ResultEvent
 from tollboard.runtime.fold import EventLogOverflow, Fold
@@ -99,7 +99,7 @@ async def take_turn(machine: Machine, request: Request) -> None:
             return
         turn.stage = DECIDE
         if machine.approvals:
-            expire_all(machine, "the turn ended before anyone decided")
+            expire_all(machine, UNDECIDED)
         following: Next = None
         if machine.phase is PROCESSING:
             answer = _ask_agent(machine, turn, outcome)
@@ -120,6 +120,8 @@ async def take_turn(machine: Machine, request: Request) -> None:
         if value is not None:
             await _finish_unless_stopped(machine, "post_turn", value)
     turn.stage = OVER
+    if request.asked is not None:
+        expire_unasked(machine.journal, machine.telemetry, request, UNDECIDED)
     if following is not None and machine.phase is PROCESSING:
         _follow(machine, following)
     commit = machine.journal.finished(request, outcome, machine.clock.monotonic() - now)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import TollboardError
+from tollboard.runtime.approvals import UNDECIDED, expire_unasked
 from tollboard.runtime.callbacks import tell_complete
 from tollboard.runtime.request import ASK, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Pending, PollResult
@@ -88,6 +89,7 @@ def end_unrun(machine: Machine, requests: list[Request], outcome: Failed) -> Non
     """End requests that no turn will end: remember it, then resolve them."""
     for request in requests:
         request.outcome = outcome
+        expire_unasked(machine.journal, machine.telemetry, request, UNDECIDED)
         commit = machine.journal.finished(request, outcome, 0.0)
         if commit is None:
             machine.resolve(request, outcome)

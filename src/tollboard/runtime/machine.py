@@ -257,6 +257,14 @@ class Machine:
         return self.upnext is not None and self.upnext.asked is not None
 
     @property
+    def needs_decision(self) -> bool:
+        """Whether a person is waited for; also by a turn that a restart cut off, before it has asked again."""
+        if self.approvals:
+            return True
+        request = self.turn.request if self.turn is not None else self.upnext
+        return request is not None and request.needs_decision
+
+    @property
     def queued(self) -> int:
         """How many requests wait."""
         return self.waits_upnext() + (len(self.mailbox) if self.mailbox is not None else 0)

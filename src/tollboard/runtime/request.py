@@ -67,5 +67,10 @@ class Request:
         self.commit: Awaitable[None] | None = None
         self.outcome: Outcome | None = None
 
+    @property
+    def needs_decision(self) -> bool:
+        """Whether a question from before a restart is open that its turn has not asked again."""
+        return any(question.open for question in (self.asked or {}).values())
+
     def __repr__(self) -> str:
         return f"<Request {self.ref} {self.origin.value} attempt={self.attempt}>"

@@ -68,7 +68,7 @@ def agent_status(machine: Machine) -> AgentStatus:
         phase=machine.phase,
         halted=machine.halted,
         draining=machine.draining,
-        needs_decision=bool(machine.approvals),
+        needs_decision=machine.needs_decision,
         queued=machine.queued,
         in_flight=machine.in_flight(),
         provider_session_id=machine.provider_session_id,

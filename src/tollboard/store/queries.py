@@ -385,13 +385,6 @@ EXPIRE_APPROVALS = Query(
 )
 """Expire every question that waits, but for those of the refs in a JSON array."""
 
-EXPIRE_REF_APPROVALS = Query(
-    update(approvals)
-    .where(approvals.c.state == literal_column("'pending'"), approvals.c.ref == bindparam("the_ref"))
-    .values(_EXPIRED)
-)
-"""Expire every question of a request that waits."""
-
 _APPROVALS = select(*approvals.c, sessions.c.name.label("session")).select_from(
     approvals.join(sessions, sessions.c.id == approvals.c.session_id)
 )

@@ -229,12 +229,8 @@ class Store:
         """Return what a request asked people, oldest first."""
         return await self._reader.all(queries.REF_APPROVALS, rows.approval_record, ref=ref)
 
-    def expire_approvals(
-        self, *, at: float, why: str, ref: str | None = None, keep: Sequence[str] = ()
-    ) -> Commit:
-        """Expire every approval that waits: of one request, or of all but those to keep."""
-        if ref is not None:
-            return self._write(queries.EXPIRE_REF_APPROVALS, the_ref=ref, at=at, why=why)
+    def expire_approvals(self, *, at: float, why: str, keep: Sequence[str] = ()) -> Commit:
+        """Expire every approval that waits, but not those of the refs to keep."""
         return self._write(queries.EXPIRE_APPROVALS, kept=json.dumps(list(keep)), at=at, why=why)
 
     # -- feed

@@ -14,7 +14,7 @@ MODES = ("default", "plan")
 """Permission modes in which a session asks before it does anything that cannot be undone."""
 OPTIONS = frozenset(
     {"model", "permission_mode", "disallowed_tools", "system_prompt", "max_turns", "watchdog_s", "silence_s",
-     "approval_timeout_s", "max_queued", "delay", "chunk", "fail", "script"}
+     "approval_timeout_s", "max_queued", "max_runs", "limits", "summarise_at", "delay", "chunk", "fail", "script"}
 )  # fmt: skip
 """Options that give a session no more rights than it has without them."""
 

@@ -554,3 +554,67 @@ async def test_a_key_given_to_the_session_is_sent_and_shown_nowhere(
     assert "sk-very-secret" in str(api.requests[0].headers)
     assert "sk-very-secret" not in f"{talk.session!r} {turn.events!r} {caplog.text} {turn.checkpoints!r}"
     await talk.close()
+
+
+async def test_e79_a_long_turn_is_summarised_between_two_steps(
+    options: dict[str, object], api: ModelAPI
+) -> None:
+    talk = Talk({**options, "summarise_at": 100})
+    todos = [{"content": "look around", "status": "in_progress"}]
+    plan = ToolCall("write_todos", {"todos": todos})
+    api.script(
+        Reply(calls=(plan, ToolCall("list_files", {}))), Reply(calls=(ToolCall("list_files", {}),), input_tokens=500),
+        "the summary", "all done",
+    )  # fmt: skip
+    turn = await talk.say("look around")
+    await talk.close()
+    assert turn.text == "all done"
+    assert [event.name for event in of(turn, NoticeEvent)] == ["todos", "summarised"]
+    asked, answered = api.requests[-2], api.requests[-1]
+    calls = [call.id for message in asked.messages for call in message.calls]
+    assert len(calls) == 3
+    assert [result.id for message in asked.messages for result in message.results] == calls
+    (message,) = answered.messages
+    assert "the summary" in message.text
+    assert "look around" in message.text
+
+
+async def test_e77_e78_the_newest_todo_list_wins_and_other_tools_leave_it(talk: Talk, api: ModelAPI) -> None:
+    def todos(*names: str) -> ToolCall:
+        return ToolCall("write_todos", {"todos": [{"content": name} for name in names]})
+
+    api.script(Reply(calls=(todos("a", "b"), todos("b"), ToolCall("list_files", {}))), "ok")
+    turn = await talk.say("go")
+    notices = [json.loads(event.message) for event in of(turn, NoticeEvent)]
+    assert [[todo["content"] for todo in notice] for notice in notices] == [["a", "b"], ["b"]]
+    kept = json.loads((await talk.memory.load(f"{talk.session.id}:head"))[f"{talk.session.id}:head"])
+    assert [todo["content"] for todo in json.loads(kept["notes"]["todos"])] == ["b"]
+
+
+async def test_what_an_ended_sub_agent_said_is_not_kept(options: dict[str, object], api: ModelAPI) -> None:
+    below = {"name": "helper", "description": "Helps.", "system_prompt": "I am below."}
+    talk = Talk({**options, "sub_agents": [below]})
+    api.script(_task("helper", "help me"), call("list_files"), "helped", "all done")
+    await talk.say("go")
+    id = talk.session.id
+    await talk.close()
+    assert not await talk.memory.load(f"{id}/")
+    assert len(await talk.memory.load(f"{id}:m/")) == 4
+
+
+async def test_e65_another_prompt_after_an_interrupt_leaves_nothing_of_the_sub_agent(
+    options: dict[str, object], api: ModelAPI
+) -> None:
+    below = {"name": "helper", "description": "Helps.", "system_prompt": "I am below."}
+    talk = Talk({**options, "sub_agents": [below]})
+    api.script(_task("helper", "help me"), call("write_file", path="a", content="b"), "fine")
+    talk.session = await talk.backend.start_session(talk.options)
+    turn = talk.turn()
+    running = asyncio.create_task(run_turn(talk.backend, talk.session, "go", turn))
+    await turn.asked.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await talk.say("something else")).text == "fine"
+    assert not await talk.memory.load(f"{talk.session.id}/")
+    assert len(asyncio.all_tasks()) == 2  # the test, and the stand-in's connection
+    await talk.close()

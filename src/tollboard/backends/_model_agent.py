@@ -121,6 +121,7 @@ def _definition(
         use_instructions=spec.use_instructions,
         display_text=spec.display_text,
         repeatable=frozenset(READ_ONLY),
+        summarise_at=toolbox.options.summarise_at,
         sub_agents=below,
         bare=top,
     )

@@ -119,10 +119,6 @@ class Conversation:
                 outcome = await self._go_on(loop)
             else:
                 loop.head.notes["ref"] = turn.ref
-                if await loop.compact(self._options.summarise_at):
-                    await events.put(
-                        NoticeEvent("summarised", "the conversation was long; a summary stands in its place")
-                    )
                 outcome = await loop.go(text)
             while isinstance(outcome, Interrupted):
                 await self._ask(loop, turn, outcome.interrupt.requests)
@@ -159,11 +155,10 @@ class Conversation:
 
     async def _go_on(self, loop: Loop) -> Outcome:
         """Take the turn up that a restart cut off; perhaps it had just said its last word."""
-        if loop.unfinished:
-            return await loop.go()
         newest = loop.messages[-1]
-        parts = newest.parts if isinstance(newest, ModelResponse) else ()
-        return Completed("".join(part.content for part in parts if isinstance(part, TextPart)))
+        if loop.unfinished or not isinstance(newest, ModelResponse):
+            return await loop.go()
+        return Completed("".join(part.content for part in newest.parts if isinstance(part, TextPart)))
 
     async def _ask(self, loop: Loop, turn: Turn, requests: tuple[ActionRequest, ...]) -> None:
         """Put every question to people at once, and keep each answer as it comes."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import Agent, DeferredToolRequests, RunContext, Tool, ToolDefinition
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolCallPart, UserPromptPart
+from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import infer_model
 from pydantic_ai.providers import infer_provider_class
-from pydantic_ai.usage import RunUsage
 from pydantic_core import to_jsonable_python
 
 from tollboard.errors import BackendUnavailable, InvalidOption
@@ -194,24 +193,3 @@ def jsonable(value: object) -> Any:
 def to_text(value: object) -> str:
     """Return a result as text for a model or a person."""
     return value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
-
-
-SUMMARISE = (
-    "Summarise this conversation so that the work can go on from your summary alone: the goal, what was decided and "
-    "why, "
-    "what was done (files, commands, results), what is open, and every name, path and number that is still needed."
-)
-CALLED = "Summary of the conversation so far, which is no longer shown:\n\n"
-
-
-async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str, RunUsage]:
-    """Return a summary of a conversation, and what it cost."""
-    result = await Agent(model, instructions=SUMMARISE).run(
-        "Summarise the conversation now.", message_history=list(messages)
-    )
-    return str(result.output), result.usage
-
-
-def summary_message(text: str) -> ModelMessage:
-    """Return the message that stands in the place of what was summarised."""
-    return ModelRequest(parts=[UserPromptPart(CALLED + text)])

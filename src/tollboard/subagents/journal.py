@@ -112,6 +112,13 @@ class RunJournal:
         if messages:
             await self._commit({f"{self.key}:m/{index:06d}": None for index in messages})
 
+    async def drop(self, key: str) -> None:
+        """Forget a run below this one, and all below it."""
+        if self._memory is not None:
+            # Not the bare key: `1.t1` begins `1.t10` too.
+            own, below = await self._memory.load(f"{key}:"), await self._memory.load(f"{key}/")
+            await self._commit(dict.fromkeys((*own, *below)))
+
     async def note(self, call: Call) -> None:
         """Keep what is known of one call."""
         if self._memory is not None:
@@ -122,6 +129,11 @@ class RunJournal:
         commit = self._memory.save(texts) if self._memory is not None else None
         if commit is not None:
             await commit
+
+
+def child_key(key: str, call: Call) -> str:
+    """Return the key of the run that a call of the `task` tool starts."""
+    return f"{key}/{call.step}.{call.id}"
 
 
 def _plain(call: Call) -> dict[str, Any]:

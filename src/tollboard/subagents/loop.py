@@ -15,7 +15,6 @@ A `task` call runs another loop in the same way (`_task`), so decisions need no 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import (
@@ -35,7 +34,6 @@ from pydantic_ai.messages import (
     FunctionToolResultEvent,
     ModelMessage,
     ModelRequest,
-    ModelResponse,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -48,7 +46,7 @@ from pydantic_ai.usage import RunUsage
 from tollboard.errors import ApprovalNotFound, InvalidDecision, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject, check_decision
-from tollboard.runtime.event import Event, TextEvent, ToolResultEvent, ToolUseEvent, Usage
+from tollboard.runtime.event import Event, NoticeEvent, TextEvent, ToolResultEvent, ToolUseEvent, Usage
 from tollboard.subagents.building import (
     GUARDED,
     Guard,
@@ -56,11 +54,20 @@ from tollboard.subagents.building import (
     jsonable,
     misfit,
     model_of,
-    summary_message,
-    summary_of,
     to_text,
 )
-from tollboard.subagents.journal import Call, CallOutcome, Head, RunJournal
+from tollboard.subagents.journal import Call, CallOutcome, Head, RunJournal, child_key
+from tollboard.subagents.messages import (
+    arguments_of,
+    as_usage,
+    name_apart,
+    summary_message,
+    summary_of,
+    tokens_of,
+    tool_calls,
+    usage_fields,
+    usage_from,
+)
 from tollboard.subagents.outcome import (
     ActionRequest,
     Cause,
@@ -86,6 +93,7 @@ NOT_RUN = "This call was not run: the turn was ended."
 EDITED = (
     "\n\n(A person changed the arguments of this call before it ran, to {arguments}. Do not correct that.)"
 )
+SUMMARISED = "the conversation was long; a summary stands in its place"
 MAX_RUNS = "it called the model {runs} times without coming to an end, which is its limit (max_runs)"
 
 Show = Callable[[Event], Awaitable[None]]
@@ -142,8 +150,8 @@ class Loop:
         self.head, texts, calls = found
         self.messages = list(ModelMessagesTypeAdapter.validate_json(f"[{','.join(texts)}]"))
         self._kept = len(self.messages)
-        self.usage = _usage(self.head.usage)
-        self._below = _usage(self.head.below)
+        self.usage = usage_from(self.head.usage)
+        self._below = usage_from(self.head.below)
         self._calls = {call.id: call for call in calls}
         for call in calls:
             if call.tool == TASK and call.outcome is None:
@@ -157,7 +165,7 @@ class Loop:
         new = self.messages[self._kept :]
         self._kept = len(self.messages)
         self.head.count += len(new)
-        self.head.usage, self.head.below = _usage_fields(self.usage), _usage_fields(self._below)
+        self.head.usage, self.head.below = usage_fields(self.usage), usage_fields(self._below)
         texts = (
             [ModelMessagesTypeAdapter.dump_json([m])[1:-1].decode() for m in new]
             if self._journal.kept
@@ -168,14 +176,14 @@ class Loop:
     @property
     def unfinished(self) -> bool:
         """Return whether the newest response has calls whose results the model has not seen."""
-        return bool(self.messages) and bool(_tool_calls(self.messages[-1]))
+        return bool(self.messages) and bool(tool_calls(self.messages[-1]))
 
     def questions(self) -> tuple[ActionRequest, ...]:
         """Return what waits for people, here and below, in the order of the calls."""
         if not self.unfinished:
             return ()
         found: list[ActionRequest] = []
-        for part in _tool_calls(self.messages[-1]):
+        for part in tool_calls(self.messages[-1]):
             call = self._calls.get(part.tool_call_id)
             if call is not None and call.waits:
                 found.append(self._question(call))
@@ -243,8 +251,10 @@ class Loop:
         Cancelling it ends everything below. Exceptions of the model's client go through; what tools raise does not.
         """
         if prompt is not None:
-            self._settle()
+            await self._settle()
             self.head.runs = 0
+            if self._long:
+                await self._compact()
         try:
             return await self._go(prompt)
         except Halted as halted:
@@ -253,6 +263,13 @@ class Loop:
             )
 
     async def _go(self, prompt: str | None) -> Outcome:
+        while (outcome := await self._until_long(prompt)) is None:
+            prompt = None
+            await self._compact()
+        return outcome
+
+    async def _until_long(self, prompt: str | None) -> Outcome | None:
+        """Run; return `None` where the conversation has to be summarised first."""
         async with self.agent.iter(
             prompt,
             message_history=list(self.messages) or None,
@@ -268,6 +285,11 @@ class Loop:
                         break
                     if self.head.runs >= self.definition.max_runs:
                         return Failed(MAX_RUNS.format(runs=self.head.runs), Cause.MAX_RUNS)
+                    if self._long and self.unfinished:
+                        self.messages.append(
+                            node.request
+                        )  # every call with its result: none is parted from it
+                        return None
                     self.head.runs += 1
                     if self._show is not None:
                         await _watch(node.stream(run.ctx), self._streamed)
@@ -283,7 +305,7 @@ class Loop:
         fresh = list(messages[len(self.messages) :])
         if not fresh:
             return  # it goes on with the response it had
-        _name_apart(_tool_calls(fresh[-1]))
+        name_apart(tool_calls(fresh[-1]))
         self.messages.extend(fresh)
         ended, self._calls = tuple(self._calls.values()), {}
         self.head.step += 1
@@ -292,8 +314,8 @@ class Loop:
             for message in fresh:
                 self._heard(message)
         if self._show is not None:
-            for part in _tool_calls(fresh[-1]):
-                await self._show(ToolUseEvent(part.tool_call_id, part.tool_name, _arguments(part)))
+            for part in tool_calls(fresh[-1]):
+                await self._show(ToolUseEvent(part.tool_call_id, part.tool_name, arguments_of(part)))
 
     def _done(self) -> Outcome | None:
         """Return the outcome if the completion tool has run in this step: as it is, or only without an error (A11)."""
@@ -322,35 +344,39 @@ class Loop:
             )
         return Completed(to_text(output), None if isinstance(output, str) else jsonable(output))
 
-    async def compact(self, limit_tokens: int) -> bool:
-        """Put a summary in the place of the conversation if it came near the limit; return whether it did.
+    @property
+    def _long(self) -> bool:
+        """Whether the conversation came near the model's limit."""
+        limit = self.definition.summarise_at
+        return limit is not None and bool(self.messages) and tokens_of(self.messages[-1]) >= limit
 
-        Called between two prompts: a call is never parted from its result.
-        """
-        newest = next((m for m in reversed(self.messages) if isinstance(m, ModelResponse)), None)
-        if newest is None or newest.usage.input_tokens + newest.usage.output_tokens < limit_tokens:
-            return False
-        self._settle()
+    async def _compact(self) -> None:
+        """Put a summary in the place of the conversation."""
         text, used = await summary_of(self.model, self.messages)
         self.usage.incr(used)
-        old = range(self.head.first, self.head.count)
+        old, ended = range(self.head.first, self.head.count), tuple(self._calls.values())
         self.head.first = self.head.count
-        self.messages, self._kept = [summary_message(text)], 0
-        await self.save()
+        self.messages, self._kept = [summary_message(text, self.head.notes.get("todos"))], 0
+        self._calls = {}
+        await self.save(ended)
         await self._journal.forget(old)
-        return True
+        if self._show is not None:
+            await self._show(NoticeEvent("summarised", SUMMARISED))
 
-    def _settle(self) -> None:
+    async def _settle(self) -> None:
         """Give every call of an unfinished response a result, so that a new prompt may follow."""
         if not self.unfinished:
             return
         parts = [
             ToolReturnPart(part.tool_name, self._settled(part.tool_call_id), part.tool_call_id)
-            for part in _tool_calls(self.messages[-1])
+            for part in tool_calls(self.messages[-1])
         ]
         self.messages.append(ModelRequest(parts=parts))
         self._calls = {}
+        given_up = tuple(self.children)
         self.children.clear()
+        for id in given_up:
+            await self._journal.drop(f"{self.id}/{self.head.step}.{id}")
 
     def _settled(self, call_id: str) -> str:
         call = self._calls.get(call_id)
@@ -375,13 +401,14 @@ class Loop:
         """Bring one call to its outcome, or raise ApprovalRequired. Every call that is run comes here."""
         call = self._calls.get(part.tool_call_id)
         if call is None:
-            call = Call(self.head.step, part.tool_call_id, part.tool_name, _arguments(part))
+            call = Call(self.head.step, part.tool_call_id, part.tool_name, arguments_of(part))
             self._calls[call.id] = call
         if call.outcome is None:
             call.outcome = await self._bring(ctx, call, tool, args, handler)
             await self._journal.note(call)
             if call.tool == TASK:
                 await self.save()
+                await self._journal.drop(child_key(self.id, call))
             if self._show is not None:
                 await self._show(
                     ToolResultEvent(call.id, to_text(call.outcome.value), call.outcome.kind != "ok")
@@ -503,7 +530,7 @@ class Loop:
         if child is None:
             name, instructions = str(call.arguments["task_name"]), str(call.arguments["instructions"])
             definition = next(d for d in self.definition.sub_agents if d.name == name)
-            child = self._make_child(self, definition, f"{self.id}/{call.step}.{call.id}", instructions)
+            child = self._make_child(self, definition, child_key(self.id, call), instructions)
             self.children[call.id] = child
         return child
 
@@ -533,31 +560,6 @@ async def _watch(stream: Any, see: Callable[[object], Awaitable[None]]) -> None:
     async with stream as events:
         async for event in events:
             await see(event)
-
-
-def _tool_calls(message: ModelMessage) -> list[ToolCallPart]:
-    if not isinstance(message, ModelResponse):
-        return []
-    return [part for part in message.parts if isinstance(part, ToolCallPart)]
-
-
-def _name_apart(parts: Sequence[ToolCallPart]) -> None:
-    """Give calls of one message ids of their own: one that came twice would get the other's result."""
-    seen: set[str] = set()
-    for part in parts:
-        given = part.tool_call_id or new_ref()
-        id, number = given, 2
-        while id in seen:
-            id, number = f"{given}-{number}", number + 1
-        part.tool_call_id = id
-        seen.add(id)
-
-
-def _arguments(part: ToolCallPart) -> dict[str, object]:
-    try:
-        return dict(part.args_as_dict())
-    except ValueError:
-        return {}
 
 
 def _give(outcome: CallOutcome) -> Any:
@@ -593,31 +595,3 @@ async def _run_approved(ctx: RunContext[Any], tool: str, args: dict[str, Any]) -
 
 def _halted_by(halted: Halted, path: tuple[str, ...]) -> str:
     return str(halted.args[1]) if len(halted.args) > 1 and halted.args[1] else path[-1]
-
-
-COUNTED = (
-    "requests",
-    "tool_calls",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-)
-
-
-def _usage_fields(usage: RunUsage) -> dict[str, Any]:
-    cost = {} if usage.cost is None else {"cost": str(usage.cost)}
-    return {**{name: getattr(usage, name) for name in COUNTED}, **cost}
-
-
-def _usage(fields: Mapping[str, Any]) -> RunUsage:
-    cost = fields.get("cost")
-    return RunUsage(**{**fields, **({} if cost is None else {"cost": Decimal(cost)})})
-
-
-def as_usage(usage: RunUsage) -> Usage:
-    """Return a usage as the runtime knows it."""
-    cost = None if usage.cost is None else float(usage.cost)
-    return Usage(
-        usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens, cost
-    )

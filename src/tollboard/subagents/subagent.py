@@ -56,6 +56,8 @@ class Definition:
     display_text: str = ""
     use_instructions: str = field(repr=False, default="")
     suppress_events: bool = False
+    summarise_at: int | None = None
+    """Tokens at which a summary takes the conversation's place; `None`: never."""
     sub_agents: tuple[Definition, ...] = ()
 
     def check(self) -> None:

@@ -1,0 +1,98 @@
+"""Reading and making messages of a conversation: calls, usage, and the summary that stands in for a long one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart, UserPromptPart
+from pydantic_ai.usage import RunUsage
+
+from tollboard.ids import new_ref
+from tollboard.runtime.event import Usage
+
+COUNTED = (
+    "requests",
+    "tool_calls",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+)
+
+
+def tool_calls(message: ModelMessage) -> list[ToolCallPart]:
+    """Return the calls of a response, none for a request."""
+    if not isinstance(message, ModelResponse):
+        return []
+    return [part for part in message.parts if isinstance(part, ToolCallPart)]
+
+
+def name_apart(parts: Sequence[ToolCallPart]) -> None:
+    """Give calls of one message ids of their own: one that came twice would get the other's result."""
+    seen: set[str] = set()
+    for part in parts:
+        given = part.tool_call_id or new_ref()
+        id, number = given, 2
+        while id in seen:
+            id, number = f"{given}-{number}", number + 1
+        part.tool_call_id = id
+        seen.add(id)
+
+
+def arguments_of(part: ToolCallPart) -> dict[str, object]:
+    """Return what a call was made with; nothing when it is no JSON object."""
+    try:
+        return dict(part.args_as_dict())
+    except ValueError:
+        return {}
+
+
+def usage_fields(usage: RunUsage) -> dict[str, Any]:
+    """Return a usage as JSON holds it."""
+    cost = {} if usage.cost is None else {"cost": str(usage.cost)}
+    return {**{name: getattr(usage, name) for name in COUNTED}, **cost}
+
+
+def usage_from(fields: Mapping[str, Any]) -> RunUsage:
+    """Return the usage that `usage_fields` wrote."""
+    cost = fields.get("cost")
+    return RunUsage(**{**fields, **({} if cost is None else {"cost": Decimal(cost)})})
+
+
+def as_usage(usage: RunUsage) -> Usage:
+    """Return a usage as the runtime knows it."""
+    cost = None if usage.cost is None else float(usage.cost)
+    return Usage(
+        usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens, cost
+    )
+
+
+SUMMARISE = (
+    "Summarise this conversation so that the work can go on from your summary alone: the goal, what was decided and "
+    "why, what was done (files, commands, results), what is open, and every name, path and number still needed."
+)
+CALLED = "Summary of the conversation so far, which is no longer shown:\n\n"
+
+
+async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str, RunUsage]:
+    """Return a summary of a conversation, and what it cost."""
+    result = await Agent(model, instructions=SUMMARISE).run(
+        "Summarise the conversation now.", message_history=list(messages)
+    )
+    return str(result.output), result.usage
+
+
+def summary_message(text: str, todos: str | None) -> ModelMessage:
+    """Return the message that stands in the place of what was summarised, with the todo list as it is."""
+    listed = f"\n\nThe todo list: {todos}" if todos else ""
+    return ModelRequest(parts=[UserPromptPart(f"{CALLED}{text}{listed}")])
+
+
+def tokens_of(message: ModelMessage) -> int:
+    """Return how long the conversation was when the model answered with this; 0 for a request."""
+    if not isinstance(message, ModelResponse):
+        return 0
+    return message.usage.input_tokens + message.usage.output_tokens

@@ -73,3 +73,16 @@ def test_what_others_say_about_their_steps_is_not_for_the_log(tmp_path: Path) ->
     log.log_to(tmp_path / "log", "DEBUG", terminal=False)
     logging.getLogger("uvicorn.error").debug("connected")
     assert "connected" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+def test_clients_of_models_write_no_requests_into_the_log(tmp_path: Path, level: str) -> None:
+    log.log_to(tmp_path / "daemon.log", level, terminal=False)
+    for name in ("openai._base_client", "anthropic._base_client", "httpx", "httpcore.http11", "mcp.client"):
+        logging.getLogger(name).debug("Request options: %s", {"json": "what somebody said"})
+        logging.getLogger(name).info("HTTP Request: POST http://somewhere")
+        logging.getLogger(name).warning("retrying")
+    said = (tmp_path / "daemon.log").read_text()
+    assert "what somebody said" not in said
+    assert "somewhere" not in said
+    assert said.count("retrying") == 5

@@ -17,6 +17,8 @@ LOG_BYTES = 5 * 1024 * 1024
 LOG_FILES = 3
 _TALKATIVE = ("alembic", "uvicorn")
 """What others say about each step of theirs; it is heard when the level is DEBUG."""
+_TELLTALE = ("anthropic", "openai", "google_genai", "httpx", "httpx2", "httpcore", "httpcore2", "mcp", "fastmcp")
+"""Clients that write down whole requests at DEBUG, and each call at INFO: only their warnings are heard."""
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -41,6 +43,8 @@ def log_to(path: Path, level: str, *, terminal: bool) -> None:
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
+    for name in _TELLTALE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     # A full disk must not end in a traceback for each line that could not be logged.
     logging.raiseExceptions = False
 

@@ -391,7 +391,7 @@ async def test_a_task_goes_to_a_sub_agent_and_its_usage_adds_up(
     assert of(turn, UsageEvent)[0].usage.input_tokens == 40
     assert "I am below." in api.requests[1].system
     assert api.requests[1].tools == ("list_files",)
-    assert [e.name for e in of(turn, NoticeEvent)] == ["subagent_started", "subagent_completed"]
+    assert [e.message for e in of(turn, NoticeEvent)] == ["helper has begun", "helper is done: helped"]
 
 
 async def test_a16_a_question_from_three_levels_down_says_where_it_comes_from(
@@ -432,7 +432,7 @@ async def test_the_todo_list_is_shown(talk: Talk, api: ModelAPI) -> None:
     turn = await talk.say("go")
     (notice,) = of(turn, NoticeEvent)
     assert notice.name == "todos"
-    assert json.loads(notice.message) == todos
+    assert notice.message == "[x] read · [ ] write"
 
 
 async def test_a_long_conversation_is_summarised_before_the_next_prompt(
@@ -585,10 +585,9 @@ async def test_e77_e78_the_newest_todo_list_wins_and_other_tools_leave_it(talk: 
 
     api.script(Reply(calls=(todos("a", "b"), todos("b"), ToolCall("list_files", {}))), "ok")
     turn = await talk.say("go")
-    notices = [json.loads(event.message) for event in of(turn, NoticeEvent)]
-    assert [[todo["content"] for todo in notice] for notice in notices] == [["a", "b"], ["b"]]
+    assert [event.message for event in of(turn, NoticeEvent)] == ["[ ] a · [ ] b", "[ ] b"]
     kept = json.loads((await talk.memory.load(f"{talk.session.id}:head"))[f"{talk.session.id}:head"])
-    assert [todo["content"] for todo in json.loads(kept["notes"]["todos"])] == ["b"]
+    assert kept["notes"]["todos"] == "[ ] b"
 
 
 async def test_what_an_ended_sub_agent_said_is_not_kept(options: dict[str, object], api: ModelAPI) -> None:

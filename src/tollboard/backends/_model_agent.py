@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -48,7 +47,7 @@ class Toolbox:
         """
         self.note(todos[:MAX_TODOS])
         left = sum(todo.status in ("pending", "in_progress") for todo in todos)
-        return f"The list has {len(todos)} items, {left} of them open."
+        return f"The list is kept; open are {left} of {len(todos)}."
 
     def find(self, name: str) -> Any:
         """Return the tool of that name. Raises InvalidOption that lists the known ones."""
@@ -130,8 +129,9 @@ def _definition(
     return replace(made, sub_agents=(*below, general_purpose(made)))
 
 
+_MARKS = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]", "cancelled": "[-]"}
+
+
 def todos_text(todos: Sequence[Todo]) -> str:
-    """Return a list as JSON."""
-    return json.dumps(
-        [{"content": todo.content, "status": todo.status} for todo in todos], ensure_ascii=False
-    )
+    """Return a list as people and models read it."""
+    return " · ".join(f"{_MARKS[todo.status]} {todo.content}" for todo in todos) or "nothing"

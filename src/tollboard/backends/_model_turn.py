@@ -35,7 +35,12 @@ from tollboard.subagents.subagent import Definition
 QUEUED_EVENTS = 64
 MARKER = "TOLLBOARD_CONVERSATION"
 CANCEL_S = 2.0
-TOLD = {"subagent_started", "subagent_completed", "subagent_failed", "subagent_cancelled"}
+TOLD = {
+    "subagent_started": "has begun",
+    "subagent_completed": "is done",
+    "subagent_failed": "failed",
+    "subagent_cancelled": "was cancelled",
+}
 GONE = (
     "the conversation {id} is gone: nothing is remembered of it. Nothing was started in its place; start a new "
     "session, or reset this one, to go on without what was said"
@@ -197,7 +202,7 @@ class Conversation:
     def _heard(self, event: SubAgentEvent) -> None:
         if event.kind in TOLD:
             detail = getattr(event, "error", "") or getattr(event, "result", "")
-            self._notice(event.kind, f"{event.name}: {detail}" if detail else event.name)
+            self._notice("sub-agent", f"{event.name} {TOLD[event.kind]}" + (f": {detail}" if detail else ""))
 
     def _note_todos(self, todos: Any) -> None:
         listed: list[Todo] = list(todos)

@@ -17,7 +17,17 @@ LOG_BYTES = 5 * 1024 * 1024
 LOG_FILES = 3
 _TALKATIVE = ("alembic", "uvicorn")
 """What others say about each step of theirs; it is heard when the level is DEBUG."""
-_TELLTALE = ("anthropic", "openai", "google_genai", "httpx", "httpx2", "httpcore", "httpcore2", "mcp", "fastmcp")
+_TELLTALE = (
+    "anthropic",
+    "openai",
+    "google_genai",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "mcp",
+    "fastmcp",
+)
 """Clients that write down whole requests at DEBUG, and each call at INFO: only their warnings are heard."""
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

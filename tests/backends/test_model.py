@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tollboard.backends import load
-from tollboard.errors import BackendUnavailable, InvalidOption
+from tollboard.errors import BackendUnavailable, InvalidOption, StoreUnavailable
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.event import (
     ErrorEvent,
@@ -319,6 +319,54 @@ async def test_a_conversation_whose_memory_is_gone_is_not_begun_anew(talk: Talk,
     turn = await talk.say("second")
     assert "gone" in of(turn, ErrorEvent)[0].message
     assert len(api.requests) == 1
+
+
+async def test_trying_a_failed_prompt_again_asks_the_model_and_not_the_memory(
+    talk: Talk, api: ModelAPI
+) -> None:
+    api.script("one", Reply("down", status=500), "two")
+    await talk.say("first")
+    failed = await talk.say("second")
+    assert of(failed, ErrorEvent)
+    again = await talk.say("second", ref=failed.ref)
+    assert again.text == "two"
+    assert [m.text for m in api.requests[-1].messages] == ["first", "one", "second"]
+
+
+class FailingMemory(DictMemory):
+    """Refuses some of what it is given, as a full disk does."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+        self.saves = 0
+
+    def save(self, texts: Mapping[str, str | None]) -> None:
+        self.saves += 1
+        if self.saves in self.refused:
+            raise StoreUnavailable("the disk is full")
+        super().save(texts)
+
+
+@pytest.mark.parametrize("refused", range(1, 8))
+async def test_what_could_not_be_written_down_did_not_run_and_leaves_no_gap(
+    talk: Talk, api: ModelAPI, tmp_path: Path, refused: int
+) -> None:
+    talk.memory = FailingMemory(refused)
+    talk.options = {**talk.options, "guards": {"run_command": False}}
+    count = call("run_command", command="echo x >> count")
+    api.script("one", count, "two", "three", "four")
+    for text in ("first", "second", "third"):
+        await talk.say(text)
+    await talk.restart()
+    last = await talk.say("fourth")
+    assert last.text in ("three", "four")
+    asked = api.requests[-1].messages
+    assert [m.text for m in asked if m.role == "user" and m.text][-1] == "fourth"
+    called = [c.id for m in asked for c in m.calls]
+    assert [result.id for m in asked for result in m.results] == called
+    ran = (tmp_path / "work" / "count").read_text() if (tmp_path / "work" / "count").exists() else ""
+    assert ran in ("", "x\n")
 
 
 async def test_a_turn_that_was_cut_off_leaves_a_conversation_that_works(talk: Talk, api: ModelAPI) -> None:

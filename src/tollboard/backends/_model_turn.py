@@ -120,11 +120,10 @@ class Conversation:
             return ErrorEvent(GONE.format(id=self.id))
         before = loop.sum_usage()
         try:
-            if loop.head.notes.get("ref") == turn.ref and loop.messages:
+            if loop.head.ref == turn.ref:
                 outcome = await self._go_on(loop)
             else:
-                loop.head.notes["ref"] = turn.ref
-                outcome = await loop.go(text)
+                outcome = await loop.go(text, ref=turn.ref)
             while isinstance(outcome, Interrupted):
                 await self._ask(loop, turn, outcome.interrupt.requests)
                 outcome = await loop.go()

@@ -66,6 +66,8 @@ class Head:
     status: str = "idle"
     result: dict[str, Any] | None = None
     """How the run ended, once it has."""
+    ref: str = ""
+    """Which prompt the newest response belongs to, in its owner's words."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What else its owner keeps: a todo list."""
 

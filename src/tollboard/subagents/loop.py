@@ -43,7 +43,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.usage import RunUsage
 
-from tollboard.errors import ApprovalNotFound, InvalidDecision, TollboardError
+from tollboard.errors import ApprovalNotFound, InvalidDecision, StoreError, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject, check_decision
 from tollboard.runtime.event import Event, NoticeEvent, TextEvent, ToolResultEvent, ToolUseEvent, Usage
@@ -139,6 +139,7 @@ class Loop:
         self._limits = limits or UsageLimits(request_limit=None)
         self._kept = 0
         """How many of the messages are written down."""
+        self._ref = ""
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class Loop:
             return False
         self.head, texts, calls = found
         self.messages = list(ModelMessagesTypeAdapter.validate_json(f"[{','.join(texts)}]"))
-        self._kept = len(self.messages)
+        self._kept, self._ref = len(self.messages), self.head.ref
         self.usage = usage_from(self.head.usage)
         self._below = usage_from(self.head.below)
         self._calls = {call.id: call for call in calls}
@@ -171,7 +172,12 @@ class Loop:
             if self._journal.kept
             else []
         )
-        await self._journal.save(self.head, texts, ended)
+        try:
+            await self._journal.save(self.head, texts, ended)
+        except StoreError:
+            # It may be that later ones are written: the next time all are, so that none is missing between them.
+            self._kept, self.head.count = 0, self.head.first
+            raise
 
     @property
     def unfinished(self) -> bool:
@@ -245,12 +251,14 @@ class Loop:
 
     # -- going on ----------------------------------------------------------------------------------
 
-    async def go(self, prompt: str | None = None) -> Outcome:
+    async def go(self, prompt: str | None = None, *, ref: str = "") -> Outcome:
         """Run to the end or to the next pause. With a prompt a new round begins; without, the newest response goes on.
 
-        Cancelling it ends everything below. Exceptions of the model's client go through; what tools raise does not.
+        `ref` names the prompt; the head has it as soon as there is a response to it. Cancelling ends everything below.
+        Exceptions of the model's client go through; what tools raise does not.
         """
         if prompt is not None:
+            self._ref = ref
             await self._settle()
             self.head.runs = 0
             if self._long:
@@ -309,6 +317,7 @@ class Loop:
         self.messages.extend(fresh)
         ended, self._calls = tuple(self._calls.values()), {}
         self.head.step += 1
+        self.head.ref = self._ref
         await self.save(ended)
         if self._heard is not None:
             for message in fresh:

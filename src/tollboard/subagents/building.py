@@ -69,7 +69,7 @@ class Guard(AbstractCapability[Any]):
         handler: Callable[[dict[str, Any]], Any],
     ) -> Any:
         """Hand the call over."""
-        return await self.loop.handle(ctx, call, tool_def, args, handler)
+        return await self.loop.calls.handle(ctx, call, tool_def, args, handler)
 
 
 def _asked_by_us(tool: ToolDefinition) -> ToolDefinition:

@@ -176,7 +176,7 @@ class Run:
         self._tell(
             lambda: SubAgentCancelled(self.id, self.definition.name, tuple(self.loop.messages), self.turns)
         )
-        for child in self.loop.children.values():
+        for child in self.loop.calls.children.values():
             child.cancelled()
 
     @property

@@ -1,0 +1,329 @@
+"""The tool calls of one conversation's newest response, each brought to its outcome exactly once.
+
+Whatever becomes of a call is written down first: that a person is asked, that it starts, how it ended. So it does not
+matter whether a call comes here for the first time, after a pause, or after a crash:
+
+    has an outcome       gives it again, without running anything
+    is guarded           asks a person, unless there is a decision
+    was started          says that nobody knows whether it ran; it is not run again
+    else                 runs it, and writes the outcome down
+
+A `task` call runs another conversation in the same way, so decisions need no way down: each one finds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai import (
+    ApprovalRequired,
+    ModelRetry,
+    RunContext,
+    ToolDefinition,
+    ToolFailed,
+    ToolReturn,
+)
+from pydantic_ai.exceptions import CallDeferred, ToolFailedError, ToolRetryError
+from pydantic_ai.messages import ToolCallPart, ToolReturnPart
+
+from tollboard.errors import ApprovalNotFound, TollboardError
+from tollboard.ids import new_ref
+from tollboard.runtime.approval import Approve, Edit, Reject
+from tollboard.runtime.event import ToolResultEvent
+from tollboard.subagents.building import GUARDED, jsonable, misfit, to_text
+from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
+from tollboard.subagents.messages import arguments_of
+from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Halted, Interrupted, Outcome
+from tollboard.subagents.subagent import Definition, guards
+from tollboard.subagents.task_tool import TASK, TASK_INSTRUCTIONS, task_schema, use_instructions
+
+if TYPE_CHECKING:
+    from tollboard.subagents.loop import Loop
+    from tollboard.subagents.run import Run
+
+UNKNOWN = (
+    "It is not known whether this call ran: the program ended in the middle of it. It was not run again. "
+    "Look at what it may have done before you repeat it."
+)
+UNDECIDED = "This call was not run: the turn ended before a person decided."
+NOT_RUN = "This call was not run: the turn was ended."
+EDITED = (
+    "\n\n(A person changed the arguments of this call before it ran, to {arguments}. Do not correct that.)"
+)
+
+
+ChildMaker = Callable[["Loop", Definition, str, str], "Run"]
+
+
+class Calls:
+    """The calls of the newest response, by id, and the sub-agents they started."""
+
+    def __init__(self, loop: Loop, journal: RunJournal, make_child: ChildMaker) -> None:
+        self.children: dict[str, Run] = {}
+        self._calls: dict[str, Call] = {}
+        self._loop = loop
+        self._definition = loop.definition
+        self._guards = guards(loop.definition)
+        self._journal = journal
+        self._make_child = make_child
+
+    async def load(self, calls: Iterable[Call]) -> None:
+        """Take up what an earlier process wrote down."""
+        self._calls = {call.id: call for call in calls}
+        for call in self._calls.values():
+            if call.tool == TASK and call.outcome is None:
+                child = self._child(call)
+                if not await child.load():
+                    del self.children[call.id]
+
+    def begin(self) -> tuple[Call, ...]:
+        """Begin a new step; return the calls of the one that has ended."""
+        ended, self._calls = tuple(self._calls.values()), {}
+        return ended
+
+    def knows(self, call_id: str) -> bool:
+        """Return whether this call has come here."""
+        return call_id in self._calls
+
+    def questions(self, parts: Iterable[ToolCallPart]) -> tuple[ActionRequest, ...]:
+        """Return what waits for people, here and below, in the order of the calls."""
+        found: list[ActionRequest] = []
+        for part in parts:
+            call = self._calls.get(part.tool_call_id)
+            if call is not None and call.waits:
+                found.append(self._question(call))
+            elif part.tool_call_id in self.children:
+                found.extend(self.children[part.tool_call_id].loop.questions())
+        return tuple(found)
+
+    def _question(self, call: Call) -> ActionRequest:
+        display = f"{' › '.join(self._loop.path)}: {call.tool}" if len(self._loop.path) > 1 else ""
+        return ActionRequest(
+            call.question,
+            call.id,
+            call.tool,
+            call.arguments,
+            display,
+            call.allowed,
+            self._loop.path,
+            self._loop.id,
+            call.schema,
+        )
+
+    def find(self, question: str) -> tuple[RunJournal, Call]:
+        """Return the call that this question is about, and where it is written down. Raises ApprovalNotFound."""
+        for call in self._calls.values():
+            if call.question == question:
+                return self._journal, call
+        for child in self.children.values():
+            try:
+                return child.loop.calls.find(question)
+            except ApprovalNotFound:
+                continue
+        raise ApprovalNotFound(f"no call waits under the id {question!r}")
+
+    async def settle(self, parts: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
+        """End every call as it is, so that a new prompt may follow; return what the model is told of each."""
+        results = [ToolReturnPart(p.tool_name, self._settled(p.tool_call_id), p.tool_call_id) for p in parts]
+        given_up = [call for call in self._calls.values() if call.id in self.children]
+        self._calls = {}
+        self.children.clear()
+        for call in given_up:
+            await self._journal.drop(child_key(self._loop.id, call))
+        return results
+
+    def _settled(self, call_id: str) -> str:
+        call = self._calls.get(call_id)
+        if call is None:
+            return NOT_RUN
+        if call.outcome is not None:
+            return to_text(call.outcome.value)
+        if call.started:
+            return UNKNOWN
+        return UNDECIDED if call.waits else NOT_RUN
+
+    async def handle(
+        self,
+        ctx: RunContext[Any],
+        part: ToolCallPart,
+        tool: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Any],
+    ) -> Any:
+        """Bring one call to its outcome, or raise ApprovalRequired. Every call that is run comes here."""
+        call = self._calls.get(part.tool_call_id)
+        if call is None:
+            call = Call(self._loop.head.step, part.tool_call_id, part.tool_name, arguments_of(part))
+            self._calls[call.id] = call
+        if call.outcome is None:
+            call.outcome = await self._bring(ctx, call, tool, args, handler)
+            await self._journal.note(call)
+            if call.tool == TASK:
+                await self._loop.save()
+                await self._journal.drop(child_key(self._loop.id, call))
+            if self._loop.show is not None:
+                told = ToolResultEvent(call.id, to_text(call.outcome.value), call.outcome.kind != "ok")
+                await self._loop.show(told)
+        return _given(call, call.outcome)
+
+    async def _bring(
+        self,
+        ctx: RunContext[Any],
+        call: Call,
+        tool: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Any],
+    ) -> CallOutcome:
+        if call.tool == TASK and self._definition.sub_agents:
+            return await self._task(call)
+        if call.tool == TASK_INSTRUCTIONS and self._definition.sub_agents:
+            return CallOutcome("ok", use_instructions(self._definition.sub_agents, str(args["task_name"])))
+        if call.started and call.tool not in getattr(self._definition, "repeatable", ()):
+            return CallOutcome("failed", UNKNOWN)
+        if (allowed := self._allowed(call.tool, tool)) and call.decision is None:
+            await self._ask(call, tool, allowed)
+        match call.decision:
+            case Reject(message):
+                why = f": {message}" if message else ""
+                return CallOutcome("failed", f"A person rejected this call; it was not run{why}")
+            case Edit(arguments):
+                try:
+                    args = _validated(ctx, call.tool, arguments)
+                except ValueError as wrong:
+                    return CallOutcome(
+                        "failed", f"A person edited this call, but the arguments do not fit: {wrong}"
+                    )
+        call.started = True
+        await self._journal.note(call)
+        return await self._run(ctx, call, tool, args, handler)
+
+    async def _run(
+        self,
+        ctx: RunContext[Any],
+        call: Call,
+        tool: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Any],
+    ) -> CallOutcome:
+        """Run the tool. Whatever it raises becomes something the model can read, but for halts and cancellation."""
+        try:
+            if call.decision is not None and not self._allowed(call.tool, tool):
+                result = await _run_approved(
+                    ctx, call.tool, args
+                )  # it asked by itself, and looks whether it may
+            else:
+                result = await handler(args)
+        except (ToolFailedError, ToolFailed) as failed:
+            return CallOutcome("failed", str(failed))
+        except ToolRetryError as retry:
+            return CallOutcome("retry", to_text(retry.tool_retry.content))
+        except ModelRetry as retry:
+            return CallOutcome("retry", retry.message)
+        except ApprovalRequired:
+            call.started = False
+            if isinstance(call.decision, Approve | Edit):
+                return CallOutcome(
+                    "failed", "It was approved, but the tool asked for approval again; it was not run"
+                )
+            await self._ask(call, tool, ("approve", "reject"))
+            raise
+        except (CallDeferred, Halted):
+            raise
+        except Exception as crashed:
+            return CallOutcome("failed", f"{type(crashed).__name__}: {crashed}")
+        if isinstance(result, ToolReturn):
+            return CallOutcome("ok", jsonable(result.return_value), jsonable(result.content))
+        return CallOutcome("ok", jsonable(result))
+
+    def _allowed(self, name: str, tool: ToolDefinition) -> tuple[str, ...]:
+        """Return which decisions the tool waits for, none if it is not guarded; the definition has the last word."""
+        if name in self._definition.interrupt_on:
+            return self._guards.get(name, ())
+        return tuple((tool.metadata or {}).get(GUARDED, ()))
+
+    async def _ask(self, call: Call, tool: ToolDefinition, allowed: Sequence[str]) -> None:
+        if not call.question:
+            call.question, call.allowed = new_ref(), tuple(allowed)
+            call.schema = tool.parameters_json_schema
+            await self._journal.note(call)
+        raise ApprovalRequired
+
+    async def _task(self, call: Call) -> CallOutcome:
+        """Run the sub-agent of this call as far as it goes."""
+        if wrong := misfit(call.arguments, task_schema(self._definition.sub_agents)):
+            return CallOutcome("retry", wrong)
+        if call.id not in self.children:
+            await self._journal.note(call)
+        try:
+            child = self._child(call)
+        except TollboardError as wrong_model:
+            return CallOutcome("failed", f"The sub-agent cannot be started: {wrong_model}")
+        outcome = await child.go()
+        if not isinstance(outcome, Interrupted):
+            del self.children[call.id]
+            self._loop.below = self._loop.below + child.loop.sum_usage()
+        match outcome:
+            case Completed(result):
+                return CallOutcome("ok", result)
+            case Interrupted():
+                raise ApprovalRequired
+            case Failed(reason, Cause.HALTED, by):
+                raise Halted(reason, by)
+            case Failed(reason):
+                return CallOutcome("failed", f"The sub-agent failed: {reason}")
+
+    def _child(self, call: Call) -> Run:
+        child = self.children.get(call.id)
+        if child is None:
+            name, instructions = str(call.arguments["task_name"]), str(call.arguments["instructions"])
+            definition = next(d for d in self._definition.sub_agents if d.name == name)
+            child = self._make_child(self._loop, definition, child_key(self._loop.id, call), instructions)
+            self.children[call.id] = child
+        return child
+
+    def done(self) -> Outcome | None:
+        """Return the outcome if the completion tool has run in this step: as it is, or only without an error (A11)."""
+        until = self._definition.until
+        for call in self._calls.values():
+            if call.tool != until or call.outcome is None:
+                continue
+            if call.outcome.kind == "ok":
+                return Completed(to_text(call.outcome.value), call.outcome.value)
+            if self._definition.until_tool is not None:
+                return Failed(f"its completion tool {until!r} failed: {call.outcome.value}", Cause.UNTIL_TOOL)
+        return None
+
+
+def _given(call: Call, outcome: CallOutcome) -> Any:
+    """Return, or raise, what the model is told."""
+    match outcome.kind:
+        case "failed":
+            raise ToolFailed(to_text(outcome.value))
+        case "retry":
+            raise ModelRetry(to_text(outcome.value))
+    value = outcome.value
+    if isinstance(call.decision, Edit):
+        value = to_text(value) + EDITED.format(arguments=to_text(dict(call.decision.arguments)))
+    if outcome.content is not None:
+        content: Any = outcome.content
+        return ToolReturn(value, content=content)
+    return value
+
+
+def _validated(ctx: RunContext[Any], tool: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+    tools = ctx.tool_manager.tools if ctx.tool_manager is not None else None
+    if tools is None or tool not in tools:
+        return dict(arguments)
+    validated: dict[str, Any] = tools[tool].args_validator.validate_python(dict(arguments))
+    return validated
+
+
+async def _run_approved(ctx: RunContext[Any], tool: str, args: dict[str, Any]) -> Any:
+    manager = ctx.tool_manager
+    if manager is None or manager.tools is None:
+        raise ToolFailed(f"{tool} is not there any more")
+    return await manager.toolset.call_tool(
+        tool, args, replace(ctx, tool_call_approved=True), manager.tools[tool]
+    )

@@ -132,9 +132,9 @@ class Client:
         from tollboard.operations.catalogue import OPERATIONS
 
         given = {key: value for key, value in arguments.items() if value is not None}
-        response = await self._connection.request("POST", f"/v1/{operation}", _body(given))
+        content = await self._connection.request("POST", f"/v1/{operation}", _body(given))
         try:
-            return OPERATIONS[operation].result.validate_json(response.content)
+            return OPERATIONS[operation].result.validate_json(content)
         except ValidationError:
             raise self._connection.misunderstood(f"to {operation}") from None
 

@@ -6,12 +6,11 @@ import asyncio
 import os
 import signal
 
-from mcp.server.stdio import stdio_server
-
 from tollboard.daemon.client import Client
 from tollboard.daemon.config import state_directory
 from tollboard.daemon.tokens import narrow_token
 from tollboard.operations.boards import Boards
+from tollboard.surfaces.mcp.pipes import standard_streams
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.server import Reach, make_server
 
@@ -21,7 +20,7 @@ STOPPED_BY_USER = 130
 
 async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> None:
     """Serve until the host closes its end, or Ctrl-C. The daemon holds the capabilities too: its token is narrow."""
-    # The SDK reads standard input on a thread that nothing can wake. There is nothing to lose here: the fleet is the
+    # On a terminal the SDK reads on a thread that nothing can wake. There is nothing to lose here: the fleet is the
     # daemon's, and every message was written whole.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, STOPPED_BY_USER)
     async with Client.connect(home, surface="mcp"):
@@ -29,5 +28,5 @@ async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> No
     token = narrow_token(state_directory(home), sorted(policy.capabilities), NAME)
     async with Client.connect(home, surface="mcp", token=token) as client:
         server = make_server(Reach(Boards(client, client.pools), policy))
-        async with stdio_server() as (read, write):
+        async with standard_streams() as (read, write):
             await server.run(read, write, server.create_initialization_options())

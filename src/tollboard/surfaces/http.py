@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -35,12 +35,13 @@ from tollboard.operations.wire import (
     error_answer,
     parse_arguments,
 )
-from tollboard.surfaces.gate import Door, Gate, answer
+from tollboard.surfaces.gate import App, Door, Gate, Receive, Scope, SendMessage, answer
 from tollboard.surfaces.mcp.http import McpOverHttp
 
 logger = logging.getLogger("tollboard.http")
 
 HEARTBEAT_S = 15.0
+Run = Callable[[Request], Awaitable[Response]]
 LAST_WORDS_S = 1.0
 """How long an operation that only waits may take to answer once the daemon shuts down."""
 
@@ -54,8 +55,7 @@ def make_app(door: Door) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="Not needed over the unix socket."))],
     )  # fmt: skip
     app.state.door = door
-    for operation in OPERATIONS.values():
-        _add_route(app, door, operation)
+    runs = {operation.name: _add_route(app, door, operation) for operation in OPERATIONS.values()}
     _add_stream(app, door)
     _add_daemon_routes(app, door)
     app.router.routes.append(Route("/mcp", McpOverHttp(door), include_in_schema=False))
@@ -63,8 +63,31 @@ def make_app(door: Door) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Shortcut, runs={f"/v1/{name}": run for name, run in runs.items()})
     app.add_middleware(Gate, door=door)
     return app
+
+
+class Shortcut:
+    """Runs an operation without looking through the routes and what FastAPI does around them: half of what a call
+    cost here. Its route is its description, and says what else may not be asked of its path."""
+
+    def __init__(self, app: App, runs: Mapping[str, Run]) -> None:
+        self._app = app
+        self._runs = runs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
+        """Handle one request that the gate has let in."""
+        run = self._runs.get(scope["path"]) if scope["method"] == "POST" else None
+        if run is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await run(request)
+        except TollboardError as exc:
+            response = await _on_error(request, exc)
+        await response(scope, receive, send)
 
 
 # -- operations ---------------------------------------------------------------------------------------------------
@@ -95,7 +118,7 @@ _REFERRED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> None:
+def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> Run:
     async def run(request: Request) -> Response:
         access: Access = request.state.access
         access.require(operation.needs)
@@ -115,6 +138,7 @@ def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> None:
         responses={200: {"description": "Done.", "content": {"application/json": {"schema": gives}}}, **_REFERRED},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": body}}},
     )  # fmt: skip
+    return run
 
 
 def _description(operation: AnyOperation) -> str:

@@ -75,7 +75,7 @@ class _Surface:
         self._telling: set[asyncio.Task[None]] = set()
 
     def server(self) -> Server[Any]:
-        return Server(
+        server: Server[Any] = Server(
             "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
@@ -83,6 +83,8 @@ class _Surface:
             on_unsubscribe_resource=self.unsubscribe, on_subscriptions_listen=self.listen,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
+        server.middleware.clear()  # it wraps every message in a span of OpenTelemetry, and nobody collects ours
+        return server
 
     def _reader(self, context: Context) -> Boards:
         reach = self._reach(context)

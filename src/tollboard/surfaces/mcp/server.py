@@ -76,7 +76,8 @@ class _Surface:
 
     def server(self) -> Server[Any]:
         server: Server[Any] = Server(
-            "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
+            "tollboard", version=tollboard.__version__, title="Tollboard",
+            instructions=resources.GUIDE, get_tool_input_schema=lambda name: _input_schemas().get(name),
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
             on_read_resource=self.read_resource, on_subscribe_resource=self.subscribe,
@@ -246,8 +247,14 @@ class _Surface:
 
 @cache
 def _listed() -> types.ListToolsResult:
-    """Return all tools; the SDK asks for them at every call, and their schemas take eight milliseconds to make."""
+    """Return all tools; their schemas take eight milliseconds to make."""
     return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS.values()])
+
+
+@cache
+def _input_schemas() -> Mapping[str, Mapping[str, Any]]:
+    """Return what each tool takes. The SDK asks at every call over HTTP; otherwise it would list all tools for that."""
+    return {tool.name: tool.input_schema for tool in _listed().tools}
 
 
 def _described(tool: Tool) -> types.Tool:

@@ -191,7 +191,8 @@ class _Daemon:
         server = _Server(
             uvicorn.Config(
                 make_app(door), http="httptools", log_config=None, lifespan="off", ws="none", access_log=False,
-                server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75, backlog=1024,
+                server_header=False, proxy_headers=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
+                backlog=1024,
             )
         )  # fmt: skip
         Signals(self._stopping.set, lambda: os._exit(1)).install()

@@ -317,10 +317,13 @@ def _is_long(text: str) -> bool:
     return len(text) > MAX_PROMPT_BYTES // 4
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _body(given: Mapping[str, object]) -> bytes:
     """Return the arguments as JSON. Raises WireError for what JSON has no word for."""
     try:
-        return json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+        return _encode(given).encode()
     except UnicodeEncodeError:
         return json.dumps(
             given

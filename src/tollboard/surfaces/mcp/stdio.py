@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -28,5 +29,6 @@ async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> No
     token = narrow_token(state_directory(home), sorted(policy.capabilities), NAME)
     async with Client.connect(home, surface="mcp", token=token) as client:
         server = make_server(Reach(Boards(client, client.pools), policy))
+        gc.freeze()  # what was imported stays: later collections need not look at it
         async with standard_streams() as (read, write):
             await server.run(read, write, server.create_initialization_options())

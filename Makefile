@@ -56,7 +56,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versions
 	$(LOCK) --all-extras --group dev --output-file requirements.lock
 	$(LOCK) --constraints requirements.lock --output-file requirements-core.lock
-	$(LOCK) --constraints requirements.lock --group bench --output-file requirements-bench.lock
+	$(LOCK) --constraints requirements.lock --extra mcp --group bench \
+		--output-file requirements-bench.lock
 
 clean: ## remove environments, caches and build output
 	rm -rf .venv .venv-bench build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \

@@ -9,7 +9,7 @@ from benchmarks.measure import run
 from benchmarks.peers import PEERS, workloads_of
 from benchmarks.workloads import WORKLOADS
 
-from benchmarks import makespan, plot, report
+from benchmarks import makespan, mcp_latency, plot, report
 
 OWN = [name for name in PEERS if name not in {"autogen-core", "pykka"}]
 TINY = {
@@ -74,6 +74,17 @@ def test_the_report_puts_a_profile_under_a_missed_goal() -> None:
     text = report.write(records(50.0), {("ours", "w2"): found})
     assert "0.5x (0.5..0.5) | **missed** |" in text
     assert "`runtime/turn.py:take_turn 30%`" in text
+
+
+@pytest.mark.slow
+async def test_a_tool_call_over_mcp_is_measured_each_way() -> None:
+    found = await mcp_latency.measure(calls=2, rounds=2, warm=1)
+    assert {len(rounds) for rounds in found.values()} == {2}
+    assert all(value > 0 for rounds in found.values() for one in rounds for value in one)
+    found["switchboard_status, stdio"] = [[1.2], [1.4], [1.3]]
+    found["a tool that does nothing, stdio"] = [[1.0], [1.0], [1.0]]
+    row = "| switchboard_status, stdio | 1.30 | 1.40 | 1.30x (1.20..1.40) | met |"
+    assert row in report.write(records(125.0), {}, mcp=mcp_latency.table(found))
 
 
 def test_w5_the_strategies_in_virtual_time() -> None:

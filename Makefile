@@ -59,7 +59,7 @@ lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versio
 	$(LOCK) --all-extras --group dev --output-file requirements.lock
 	$(LOCK) --constraints requirements.lock --output-file requirements-core.lock
 	cp requirements.lock requirements-bench.lock
-	$(LOCK) --extra models --group bench --output-file requirements-bench.lock
+	$(LOCK) --extra models --extra mcp --group bench --output-file requirements-bench.lock
 
 clean: ## remove environments, caches and build output
 	rm -rf .venv .venv-bench .conformance build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \

@@ -69,6 +69,13 @@ _FLEET = (
 )
 
 
+_MCP = (
+    "`switchboard_status` beside a tool that does nothing on a bare server of the SDK, which validates no result and "
+    "asks nobody; the same client for all. Over stdio ours is a bridge that asks the daemon over its socket. p50 and "
+    "p99 of all rounds; a ratio is that of one round's p50."
+)
+
+
 _VIRTUAL = (
     "The real pool on an event loop whose clock jumps to the next timer (`makespan.py`): no timer's own delay is in "
     "these figures. Batch: makespan beside what no strategy can beat, mean of the seeds. Online: mean wait in mean "
@@ -219,10 +226,13 @@ def _limits(records: Sequence[Record], profiles: dict[tuple[str, str], Any], hea
     return lines
 
 
-def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet: str = "") -> str:
+def write(
+    records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet: str = "", mcp: str = ""
+) -> str:
     """Return the text of RESULTS.md.
 
-    `profiles` has what stands under the missed goals, by (peer, workload); `fleet` is the table of `ten_thousand.py`.
+    `profiles` has what stands under the missed goals, by (peer, workload); `fleet` is the table of `ten_thousand.py`,
+    `mcp` that of `mcp_latency.py`.
     """
     agents = [record for record in records if record["workload"] in AGENTS]
     records = [record for record in records if record["workload"] not in AGENTS]
@@ -249,6 +259,8 @@ def write(records: Sequence[Record], profiles: dict[tuple[str, str], Any], fleet
             lines += _virtual(rounds)
     if fleet:
         lines += ["## Ten thousand Echo sessions in one daemon", "", _FLEET, "", fleet]
+    if mcp:
+        lines += ["## A tool call over MCP", "", _MCP, "", mcp]
     return with_agents("\n".join(lines).rstrip() + "\n", agents, profiles)
 
 

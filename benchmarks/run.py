@@ -42,9 +42,9 @@ def call(module: str, *arguments: str) -> Any:
     return json.loads(lines[-1])
 
 
-def ten_thousand(sessions: int) -> str:
-    """Return the table of `ten_thousand.py`, or what went wrong."""
-    command = [sys.executable, "-m", "benchmarks.ten_thousand", str(sessions)]
+def table_of(module: str, size: int) -> str:
+    """Return the table that one of our modules prints, or what went wrong."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", str(size)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else f"{done.stdout}\nfailed: {_last_line(done.stderr)}\n"
 
@@ -125,8 +125,9 @@ def main() -> int:
         old = "" if options.quick or options.no_write else RESULTS.read_text()
         text = report.with_agents(old, records, profiles)
     else:
-        fleet = "" if options.no_write else ten_thousand(100 if options.quick else 10_000)
-        text = report.write(records, profiles, fleet)
+        fleet = "" if options.no_write else table_of("ten_thousand", 100 if options.quick else 10_000)
+        mcp = "" if options.no_write else table_of("mcp_latency", 5 if options.quick else 50)
+        text = report.write(records, profiles, fleet, mcp)
     if options.quick or options.no_write:
         print(text)
     else:

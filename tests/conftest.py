@@ -31,7 +31,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --chaos-kills."""
+    """Add --chaos-kills and --write-tour."""
+    parser.addoption("--write-tour", action="store_true", help="write docs/tour.md anew from what happens")
     parser.addoption(
         "--chaos-kills",
         type=int,

@@ -10,7 +10,7 @@ from benchmarks.peers import PEERS, load, workloads_of
 from benchmarks.peers.pausing import DONE, GUARDED, PausingPeer, looks, many, ran, size
 from benchmarks.workloads import WORKLOADS
 
-from benchmarks import makespan, plot, report
+from benchmarks import makespan, mcp_latency, plot, report
 
 FOREIGN = {"autogen-core", "deepagents", "langgraph", "openai-agents", "pykka"}
 OWN = [name for name in PEERS if name not in FOREIGN]
@@ -121,6 +121,17 @@ def test_the_part_about_sub_agents_is_also_written_on_its_own() -> None:
     assert "1.1x (1.1..1.1) | met |" in anew
     assert "1.5x" not in anew
     assert anew.count("## Sub-agents\n") == 1
+
+
+@pytest.mark.slow
+async def test_a_tool_call_over_mcp_is_measured_each_way() -> None:
+    found = await mcp_latency.measure(calls=2, rounds=2, warm=1)
+    assert {len(rounds) for rounds in found.values()} == {2}
+    assert all(value > 0 for rounds in found.values() for one in rounds for value in one)
+    found["switchboard_status, stdio"] = [[1.2], [1.4], [1.3]]
+    found["a tool that does nothing, stdio"] = [[1.0], [1.0], [1.0]]
+    row = "| switchboard_status, stdio | 1.30 | 1.40 | 1.30x (1.20..1.40) | met |"
+    assert row in report.write(records(125.0), {}, mcp=mcp_latency.table(found))
 
 
 def test_w5_the_strategies_in_virtual_time() -> None:

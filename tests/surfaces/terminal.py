@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -11,9 +12,11 @@ import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
+
+from tests.surfaces.screen import screen
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x1b[=>]")
 WAIT_S = 30.0
@@ -29,6 +32,7 @@ class Terminal:
             command, stdin=its, stdout=its, stderr=its, env={**os.environ, **env}, start_new_session=True
         )
         os.close(its)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._seen = ""
         self._read = 0
 
@@ -54,16 +58,25 @@ class Terminal:
     def shows(self, wanted: str) -> str:
         """Wait until something is shown after what was waited for last; return all up to it, without escapes."""
         while (at := self._plain().find(wanted, self._read)) < 0:
-            assert select.select([self._main], [], [], WAIT_S)[0], (
-                f"{wanted!r} is not shown:\n{self._plain()[-3000:]}"
-            )
-            try:
-                self._seen += os.read(self._main, 65_536).decode(errors="replace")
-            except OSError:  # the program has ended
-                raise AssertionError(f"{wanted!r} was not shown:\n{self._plain()[-3000:]}") from None
+            self._reads_more(repr(wanted))
         found = self._plain()[self._read : at]
         self._read = at + len(wanted)
         return found
+
+    def screen(self, until: Callable[[list[str]], bool]) -> list[str]:
+        """Wait until the screen satisfies a condition; return its lines from the beginning, as a person sees them."""
+        while not until(lines := screen(self._seen)):
+            self._reads_more(until.__name__)
+        return lines
+
+    def _reads_more(self, wanted: str) -> None:
+        assert select.select([self._main], [], [], WAIT_S)[0], (
+            f"{wanted} is not shown:\n{self._plain()[-3000:]}"
+        )
+        try:
+            self._seen += self._decoder.decode(os.read(self._main, 65_536))
+        except OSError:  # the program has ended
+            raise AssertionError(f"{wanted} was not shown:\n{self._plain()[-3000:]}") from None
 
     def _plain(self) -> str:
         return _ESCAPES.sub("", self._seen)

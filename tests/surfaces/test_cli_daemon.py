@@ -186,7 +186,7 @@ def test_ctrl_c_while_a_program_is_still_starting_is_no_traceback(home: Path) ->
     )
     command = begin + "from tollboard.surfaces.cli import main; sys.exit(main(['list']))"
     daemon = begin + "import runpy; runpy.run_module('tollboard.daemon', run_name='__main__', alter_sys=True)"
-    for program, last in ((command, "typer"), (command, "httpx"), (daemon, "sqlalchemy")):
+    for program, last in ((command, "typer"), (command, "httptools"), (daemon, "sqlalchemy")):
         run = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False,
             env={**os.environ, "TOLLBOARD_HOME": str(home), "LATE": last},

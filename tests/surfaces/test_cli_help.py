@@ -15,8 +15,8 @@ from tollboard.surfaces.cli.app import SECTIONS
 from tollboard.surfaces.cli.commands import app
 
 HEAVY = (
-    "alembic", "asyncio", "claude_agent_sdk", "fastapi", "httpx", "IPython", "mcp", "mcp_types", "platformdirs",
-    "psutil", "pydantic", "rich", "sqlalchemy", "sqlite3", "starlette", "uvicorn",
+    "alembic", "asyncio", "claude_agent_sdk", "fastapi", "httptools", "httpx", "IPython", "mcp", "mcp_types",
+    "platformdirs", "psutil", "pydantic", "rich", "sqlalchemy", "sqlite3", "starlette", "uvicorn",
 )  # fmt: skip
 
 

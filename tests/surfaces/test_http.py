@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import jsonschema_rs
 import pytest
 import schemathesis
@@ -16,7 +17,8 @@ from tollboard.daemon.client import Client
 from tollboard.errors import Denied, WireError
 from tollboard.operations.access import Capability
 from tollboard.operations.catalogue import OPERATIONS
-from tollboard.surfaces.gate import MAX_BODY_BYTES
+from tollboard.surfaces.gate import MAX_BODY_BYTES, Door
+from tollboard.surfaces.http import make_app
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,19 @@ def test_the_token_opens_tcp(served: Served) -> None:
     with served.tcp(served.secret) as http:
         assert http.get("/v1/health").json()["pid"] == served.daemon.pid
         assert [session["name"] for session in http.post("/v1/list_sessions").json()] == ["api"]
+
+
+@pytest.mark.parametrize("path", ["/v1/list_sessions", "/v1/health"])
+async def test_a_fault_of_ours_is_answered_in_our_form(path: str) -> None:
+    def fails(*_: object) -> Any:
+        raise RuntimeError("a fault")
+
+    door = Door(cast("Any", None), cast("Any", None), "secret", frozenset({"board"}), fails, health=fails)
+    app = httpx.ASGITransport(cast("Any", make_app(door)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=app, base_url="http://board") as http:
+        verb = "GET" if path == "/v1/health" else "POST"
+        answer = await http.request(verb, path, headers={"authorization": "Bearer secret"})
+    assert "daemon.log says more" in error(answer, 500)["message"]
 
 
 def allowed(access: frozenset[Capability], needed: Capability) -> bool:

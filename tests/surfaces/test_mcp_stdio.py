@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,11 @@ HELLO = {
     "jsonrpc": "2.0", "id": 1, "method": "initialize",
     "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
 }  # fmt: skip
+# Whatever prints while a call runs.
+NOISE = (
+    "from tollboard.surfaces.mcp import server; real = server.parse_arguments; "
+    "server.parse_arguments = lambda *a: (print('stray', flush=True), os.write(1, b'stray'), real(*a))[2]; "
+)
 
 
 def bridge(home: Path, *words: str) -> StdioServerParameters:
@@ -77,6 +83,47 @@ def test_e52_nothing_but_the_protocol_is_on_standard_output(home: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["result"]["serverInfo"]["name"] == "tollboard"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("given", ["pipe", "socket", "file", "nothing"])
+def test_whatever_standard_input_is_it_ends_with_it(home: Path, tmp_path: Path, given: str) -> None:
+    said = b"this is no message\n" + json.dumps(HELLO).encode() + b"\n"
+    file = tmp_path / "said"
+    file.write_bytes(b"" if given == "nothing" else said)
+    ours, its = socket.socketpair()
+    ways: dict[str, dict[str, Any]] = {
+        "pipe": {"input": said},
+        "socket": {"stdin": its},
+        "file": {"stdin": file.open("rb")},
+        "nothing": {"stdin": subprocess.DEVNULL},
+    }
+    ours.sendall(said)
+    ours.shutdown(socket.SHUT_WR)
+    with DaemonProcess(home), ours, its, ways["file"]["stdin"]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tollboard", "--home", str(home), "mcp"],
+            stdout=subprocess.PIPE, timeout=60, check=True, **ways[given],
+        )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    if given != "nothing":
+        assert answers[-1]["result"]["serverInfo"]["name"] == "tollboard"
+
+
+async def test_a_long_message_goes_both_ways_and_nothing_else_reaches_the_wire(
+    home: Path, tmp_path: Path
+) -> None:
+    prompt = "é" * 300_000
+    with DaemonProcess(home):
+        noisy = bridge(home)
+        words = "import os, sys; from tollboard.surfaces.cli import main; "
+        noisy.args = ["-c", words + NOISE + "main()", *noisy.args[2:]]
+        async with McpClient(noisy) as host, Client.connect(home, start=False) as person:
+            await call(host, "switchboard_start_session", name="api", path=str(tmp_path), backend="echo")
+            ref = (await call(host, "switchboard_send", name="api", prompt=prompt))["result"]
+            report = await person.wait([ref], timeout=20)
+            assert report.done[0].text == f"echo: {prompt}"
+            shown = await call(host, "switchboard_transcript", name="api")
+            assert shown["entries"][0]["text"].endswith("é")
 
 
 def test_ctrl_c_ends_it_on_a_terminal(home: Path) -> None:

@@ -190,8 +190,9 @@ class _Daemon:
         door = Door(board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health)
         server = _Server(
             uvicorn.Config(
-                make_app(door), log_config=None, lifespan="off", ws="none", access_log=False, server_header=False,
-                timeout_graceful_shutdown=2, timeout_keep_alive=75, backlog=1024,
+                make_app(door), http="httptools", log_config=None, lifespan="off", ws="none", access_log=False,
+                server_header=False, proxy_headers=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
+                backlog=1024,
             )
         )  # fmt: skip
         Signals(self._stopping.set, lambda: os._exit(1)).install()

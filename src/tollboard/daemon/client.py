@@ -132,9 +132,9 @@ class Client:
         from tollboard.operations.catalogue import OPERATIONS
 
         given = {key: value for key, value in arguments.items() if value is not None}
-        response = await self._connection.request("POST", f"/v1/{operation}", _body(given))
+        content = await self._connection.request("POST", f"/v1/{operation}", _body(given))
         try:
-            return OPERATIONS[operation].result.validate_json(response.content)
+            return OPERATIONS[operation].result.validate_json(content)
         except ValidationError:
             raise self._connection.misunderstood(f"to {operation}") from None
 
@@ -317,10 +317,13 @@ def _is_long(text: str) -> bool:
     return len(text) > MAX_PROMPT_BYTES // 4
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _body(given: Mapping[str, object]) -> bytes:
     """Return the arguments as JSON. Raises WireError for what JSON has no word for."""
     try:
-        return json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+        return _encode(given).encode()
     except UnicodeEncodeError:
         return json.dumps(
             given

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from tollboard.daemon.config import StateDirectory
 from tollboard.errors import (
@@ -25,14 +26,11 @@ from tollboard.errors import (
 from tollboard.fleet.records import FeedItem
 
 if TYPE_CHECKING:
-    import httpx
-
+    from tollboard.daemon.transport import Answer, SocketTransport, Stream
     from tollboard.operations.wire import DaemonHealth
 
 logger = logging.getLogger("tollboard.client")
 
-BASE_URL = "http://tollboard"
-CONNECT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 20.0
 """How long a daemon may take to say that it is there; one that is just starting answers when it is ready."""
 STREAM_TIMEOUT_S = 60.0
@@ -47,23 +45,17 @@ class Connection:
     def __init__(self, home: StateDirectory, headers: Mapping[str, str]) -> None:
         self.home = home
         self._headers = dict(headers)
-        self._http: httpx.AsyncClient | None = None
+        self._http: SocketTransport | None = None
         self._other: DaemonHealth | None = None
         """The daemon, if it is of another version than this program."""
 
     async def open(self, *, start: bool) -> None:
         """Reach the daemon; start it if none runs and `start` is true."""
-        import httpx
-
         from tollboard.daemon.transport import SocketTransport
 
         self.home.check_socket_path()
         if self._http is None:
-            # trust_env off: a proxy variable must not send our calls elsewhere.
-            transport = SocketTransport(str(self.home.socket))
-            self._http = httpx.AsyncClient(
-                transport=transport, base_url=BASE_URL, headers=self._headers, trust_env=False
-            )
+            self._http = SocketTransport(str(self.home.socket), self._headers)
         try:
             if not await self._answers():
                 if not start:
@@ -77,7 +69,7 @@ class Connection:
         """Close the connection. Idempotent."""
         http, self._http = self._http, None
         if http is not None:
-            await http.aclose()
+            await http.close()
 
     @property
     def closed(self) -> bool:
@@ -95,8 +87,7 @@ class Connection:
 
     async def health(self) -> DaemonHealth:
         """Return who serves."""
-        response = await self.request("GET", "/v1/health", read_timeout_s=HEALTH_TIMEOUT_S)
-        return _read_health(self.home, response.content)
+        return _read_health(self.home, await self.request("GET", "/v1/health", timeout_s=HEALTH_TIMEOUT_S))
 
     async def _answers(self) -> bool:
         """Whether a daemon is there. Raises DaemonUnreachable for one that is there and says nothing."""
@@ -158,23 +149,20 @@ class Connection:
             os.close(lock)
 
     async def request(
-        self, method: str, path: str, content: bytes | None = None, *, read_timeout_s: float | None = None
-    ) -> httpx.Response:
-        """Return the daemon's answer; raise the error it answered with."""
-        import httpx
-
-        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, read=read_timeout_s)
+        self, method: str, path: str, content: bytes = b"", *, timeout_s: float | None = None
+    ) -> bytes:
+        """Return what the daemon answered; raise the error it answered with."""
         try:
-            response = await self._opened().request(method, path, content=content, timeout=timeout)
-        except (httpx.TransportError, OSError) as exc:
-            raise self._lost(exc) from _timeout_of(exc)
-        if response.status_code != 200:
-            raise self._refused(response)
-        return response
+            answer = await self._opened().request(method, path, content, timeout_s=timeout_s)
+        except OSError as exc:
+            raise self._lost(exc) from exc
+        if answer.status != 200:
+            raise self._refused(answer)
+        return answer.content
 
-    def _refused(self, response: httpx.Response) -> TollboardError:
+    def _refused(self, answer: Answer) -> TollboardError:
         """Return the error that was answered; between versions, what is said of a call that only one of them knows."""
-        error = _error(response)
+        error = _error(answer)
         if self._other is not None and (
             isinstance(error, WireError) or type(error) in (NotFound, TollboardError)
         ):
@@ -188,28 +176,26 @@ class Connection:
 
         Raises the error that ends it, if one does.
         """
-        import httpx
+        from tollboard.daemon.transport import Answer
 
-        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, read=STREAM_TIMEOUT_S)
-        stream = self._opened().stream("GET", "/v1/events/stream", params=dict(query), timeout=timeout)
+        target = f"/v1/events/stream?{urlencode(query, doseq=True)}"
         try:
-            async with stream as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise self._refused(response)
-                async with aclosing(_events(response)) as events:
+            async with self._opened().stream("GET", target, timeout_s=STREAM_TIMEOUT_S) as stream:
+                if stream.status != 200:
+                    raise self._refused(Answer(stream.status, await stream.read(timeout_s=STREAM_TIMEOUT_S)))
+                async with aclosing(_events(stream)) as events:
                     async for event in events:
                         yield event
-        except (httpx.TransportError, OSError) as exc:
+        except OSError as exc:
             raise self._lost(exc) from None
 
-    def _opened(self) -> httpx.AsyncClient:
+    def _opened(self) -> SocketTransport:
         if self._http is None:
             raise DaemonUnreachable("this client is closed; connect again")
         return self._http
 
-    def _lost(self, exc: Exception) -> DaemonUnreachable:
-        if _timeout_of(exc) is None:
+    def _lost(self, exc: OSError) -> DaemonUnreachable:
+        if not isinstance(exc, TimeoutError):
             return _unreachable(self.home, type(exc).__name__)
         from tollboard.daemon.single import owner_pid
 
@@ -217,13 +203,6 @@ class Connection:
             f"the daemon (pid {owner_pid(self.home) or 'unknown'}) is there but does not answer; if it hangs, end "
             "that process, or take the state directory from it with `tollboard serve --take-over`"
         )
-
-
-def _timeout_of(exc: Exception) -> TimeoutError | None:
-    """Return a TimeoutError if somebody listened and did not answer in time."""
-    import httpx
-
-    return TimeoutError() if isinstance(exc, httpx.TimeoutException) else None
 
 
 def _wait_for_owner(home: StateDirectory) -> bool:
@@ -241,21 +220,21 @@ def _unreachable(home: StateDirectory, why: str) -> DaemonUnreachable:
     )
 
 
-def _error(response: httpx.Response) -> TollboardError:
+def _error(answer: Answer) -> TollboardError:
     from tollboard.operations.wire import rebuild_error
 
     try:
-        return rebuild_error(response.json())
+        return rebuild_error(json.loads(answer.content))
     except ValueError:
-        return DaemonError(f"the daemon answered {response.status_code} without saying why")
+        return DaemonError(f"the daemon answered {answer.status} without saying why")
 
 
-async def _events(response: httpx.Response) -> AsyncGenerator[tuple[int, FeedItem | None], None]:
+async def _events(stream: Stream) -> AsyncGenerator[tuple[int, FeedItem | None], None]:
     """Yield the events of a stream with their numbers; one that is only a number has no item."""
     from tollboard.operations.wire import STREAM_ERROR, rebuild_error
 
     fields: dict[str, str] = {}
-    async for line in response.aiter_lines():
+    async for line in _lines(stream):
         if line:
             name, _, fields[name] = line.partition(": ")
             continue
@@ -267,6 +246,14 @@ async def _events(response: httpx.Response) -> AsyncGenerator[tuple[int, FeedIte
         elif "id" in fields:
             yield int(fields["id"]), None
         fields = {}
+
+
+async def _lines(stream: Stream) -> AsyncGenerator[str, None]:
+    rest = b""
+    async for piece in stream.pieces(timeout_s=STREAM_TIMEOUT_S):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _read_health(home: StateDirectory, content: bytes) -> DaemonHealth:

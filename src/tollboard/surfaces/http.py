@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -16,8 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
 
 import tollboard
 from tollboard.errors import DaemonError, StaleOwner, TollboardError, WireError
@@ -35,18 +35,20 @@ from tollboard.operations.wire import (
     error_answer,
     parse_arguments,
 )
-from tollboard.surfaces.gate import Door, Gate, answer
+from tollboard.surfaces.gate import App, Door, Gate, Receive, Scope, SendMessage, answer
 from tollboard.surfaces.mcp.http import McpOverHttp
 
 logger = logging.getLogger("tollboard.http")
 
 HEARTBEAT_S = 15.0
+MCP_PATH = "/mcp"
+Run = Callable[[Request], Awaitable[Response]]
 LAST_WORDS_S = 1.0
 """How long an operation that only waits may take to answer once the daemon shuts down."""
 
 
-def make_app(door: Door) -> FastAPI:
-    """Return the app."""
+def make_app(door: Door) -> App:
+    """Return the app: the gate, then what is called often, then FastAPI."""
     app = FastAPI(
         title="Tollboard", version=tollboard.__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         description="Drives a fleet of long-lived agent sessions.",
@@ -54,17 +56,42 @@ def make_app(door: Door) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="Not needed over the unix socket."))],
     )  # fmt: skip
     app.state.door = door
-    for operation in OPERATIONS.values():
-        _add_route(app, door, operation)
+    runs = {f"/v1/{operation.name}": _add_route(app, door, operation) for operation in OPERATIONS.values()}
     _add_stream(app, door)
     _add_daemon_routes(app, door)
-    app.router.routes.append(Route("/mcp", McpOverHttp(door), include_in_schema=False))
     app.add_exception_handler(TollboardError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(Gate, door=door)
-    return app
+    return ServerErrorMiddleware(Gate(Shortcut(app, runs, McpOverHttp(door)), door), handler=_on_bug)
+
+
+class Shortcut:
+    """Runs operations and MCP without the routes of FastAPI and the layers around them, which took most of a call.
+
+    The route of an operation describes it, and says what else may not be asked of its path.
+    """
+
+    def __init__(self, app: FastAPI, runs: Mapping[str, Run], mcp: App) -> None:
+        self._app = app
+        self._runs = runs
+        self._mcp = mcp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
+        """Handle one request that the gate has let in."""
+        run = self._runs.get(scope["path"]) if scope["method"] == "POST" else None
+        if run is None and scope["path"] != MCP_PATH:
+            await self._app(scope, receive, send)
+            return
+        request = Request({**scope, "app": self._app}, receive)
+        try:
+            if run is None:
+                await self._mcp(scope, receive, send)
+                return
+            response = await run(request)
+        except TollboardError as exc:
+            response = await _on_error(request, exc)
+        await response(scope, receive, send)
 
 
 # -- operations ---------------------------------------------------------------------------------------------------
@@ -95,7 +122,7 @@ _REFERRED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> None:
+def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> Run:
     async def run(request: Request) -> Response:
         access: Access = request.state.access
         access.require(operation.needs)
@@ -115,6 +142,7 @@ def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> None:
         responses={200: {"description": "Done.", "content": {"application/json": {"schema": gives}}}, **_REFERRED},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": body}}},
     )  # fmt: skip
+    return run
 
 
 def _description(operation: AnyOperation) -> str:
@@ -146,13 +174,16 @@ async def _json(request: Request) -> object:
     if not body:
         return {}
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return _decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError):
         raise WireError("the body is not JSON") from None
 
 
 def _no_constant(word: str) -> object:
     raise ValueError(f"{word} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 async def _unless_gone(request: Request, door: Door, work: Any) -> Any:

@@ -75,7 +75,7 @@ def report(error: errors.TollboardError, out: Output) -> int:
     message = str(error) or (type(error).__doc__ or "")
     if out.json or isinstance(error, errors.WireError):
         return complain(out, error.code, message, hint(error), exit_code(error))
-    what, advice = _parted(message)
+    what, advice = parted(message)
     better = hint(error)  # commands, where the message has words
     return complain(
         out, error.code, what, advice if better in _GENERAL and advice else better, exit_code(error)
@@ -85,7 +85,7 @@ def report(error: errors.TollboardError, out: Output) -> int:
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|; """)
 
 
-def _parted(message: str) -> tuple[str, str]:
+def parted(message: str) -> tuple[str, str]:
     """Return what a message says happened, and what it says to do: our messages part the two with a semicolon."""
     for found in _QUOTED.finditer(message):
         if found[0] == "; ":

@@ -7,6 +7,7 @@ The SDK is imported at the first request: the daemon's start does not pay for it
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import BackendUnavailable
@@ -56,6 +57,7 @@ class McpOverHttp:
             raise BackendUnavailable(
                 f"MCP needs the package {missing.name!r} where the daemon runs: pip install 'tollboard[mcp]'"
             ) from None
+        gc.freeze()  # the SDK stays: a full collection over it stops everything for 17 ms
         self._ready = asyncio.get_running_loop().create_future()
         self._serving = asyncio.create_task(self._serve(self._manager, self._ready))
 

@@ -91,8 +91,9 @@ class Surface:
 
     def server(self) -> Server[Any]:
         """Return the SDK's server with these handlers."""
-        server = Server(
-            "tollboard", version=tollboard.__version__, title="Tollboard", instructions=resources.GUIDE,
+        server: Server[Any] = Server(
+            "tollboard", version=tollboard.__version__, title="Tollboard",
+            instructions=resources.GUIDE, get_tool_input_schema=lambda name: _input_schemas().get(name),
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
             on_read_resource=self.read_resource, on_subscriptions_listen=self.listen,
@@ -100,6 +101,7 @@ class Surface:
             on_unsubscribe_resource=self.unsubscribe if self._lasting else None,
             on_list_prompts=self.list_prompts, on_get_prompt=self.get_prompt, on_completion=self.complete,
         )  # fmt: skip
+        server.middleware.clear()  # it wraps every message in a span of OpenTelemetry, and nobody collects ours
         sealing = RequestStateSecurity(keys=[self._secret], ttl=review.STATE_TTL_S)
         server.middleware.append(RequestStateBoundary(sealing, default_audience=server.name))
         return server
@@ -289,8 +291,14 @@ class Surface:
 
 @cache
 def _listed() -> types.ListToolsResult:
-    """Return all tools; the SDK asks for them at every call, and their schemas take eight milliseconds to make."""
+    """Return all tools; their schemas take eight milliseconds to make."""
     return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS.values()])
+
+
+@cache
+def _input_schemas() -> Mapping[str, Mapping[str, Any]]:
+    """Return what each tool takes. The SDK asks at every call over HTTP; otherwise it would list all tools for that."""
+    return {tool.name: tool.input_schema for tool in (*_listed().tools, review.described())}
 
 
 def _described(tool: Tool) -> types.Tool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+
+from pydantic_core import to_json
 
 MAX_CHARS = 40_000
 """Of a whole result, as JSON: some ten thousand tokens."""
@@ -18,9 +19,12 @@ def bounded(value: object, *, max_chars: int = MAX_CHARS) -> tuple[object, str]:
     limits; where even the shortest texts do not fit, the JSON is longer than `max_chars`.
     """
     longest = LONGEST_TEXT
+    text = to_json(value).decode()
+    if len(text) <= min(longest, max_chars):
+        return value, text  # no text in it is longer than all of it
     while True:
         cut = _cut(value, longest)
-        text = json.dumps(cut, ensure_ascii=False, separators=(",", ":"))
+        text = to_json(cut).decode()
         if len(text) <= max_chars or longest <= SHORTEST_TEXT:
             return cut, text
         longest = max(SHORTEST_TEXT, longest // 2)

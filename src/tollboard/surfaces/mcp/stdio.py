@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
-
-from mcp.server.stdio import stdio_server
 
 from tollboard.daemon.client import Client
 from tollboard.daemon.config import state_directory
@@ -14,6 +13,7 @@ from tollboard.daemon.tokens import narrow_token
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.surfaces.mcp.http import ASKED, SURFACE
+from tollboard.surfaces.mcp.pipes import standard_streams
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.server import Reach, make_server
 
@@ -23,7 +23,7 @@ STOPPED_BY_USER = 130
 
 async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> None:
     """Serve until the host closes its end, or Ctrl-C. The daemon holds the capabilities too: its token is narrow."""
-    # The SDK reads standard input on a thread that nothing can wake. There is nothing to lose here: the fleet is the
+    # On a terminal the SDK reads on a thread that nothing can wake. There is nothing to lose here: the fleet is the
     # daemon's, and every message was written whole.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, STOPPED_BY_USER)
     async with Client.connect(home, surface="mcp"):
@@ -37,5 +37,6 @@ async def serve_stdio(home: str | os.PathLike[str] | None, policy: Policy) -> No
     ):
         reach = Reach(Boards(client, client.pools), policy, Boards(person, person.pools))
         server = make_server(reach)
-        async with stdio_server() as (read, write):
+        gc.freeze()  # what was imported stays: later collections need not look at it
+        async with standard_streams() as (read, write):
             await server.run(read, write, server.create_initialization_options())

@@ -70,7 +70,23 @@ class Tool:
 @cache
 def _result_schema(operation: str) -> Mapping[str, Any]:
     """Return the schema of what an operation gives. It takes a millisecond to make, a call should not."""
-    return OPERATIONS[operation].result.json_schema(mode="serialization")
+    schema: Mapping[str, Any] = _lean(OPERATIONS[operation].result.json_schema(mode="serialization"))
+    return schema
+
+
+def _lean(node: Any) -> Any:
+    """Return the schema without titles, which say the name once more, and with `[string, null]` for a choice of the
+    two: hosts keep it in mind and hold every result against it."""
+    if isinstance(node, list):
+        return [_lean(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    lean = {key: _lean(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
+    choices = lean.get("anyOf", [])
+    if choices and all(choice.keys() == {"type"} for choice in choices):
+        del lean["anyOf"]
+        lean["type"] = [choice["type"] for choice in choices]
+    return lean
 
 
 def _tool(operation: str, advice: str = "", **more: Any) -> Tool:

@@ -17,7 +17,16 @@ from tollboard.surfaces.cli.text import ago, cells, count, cut, one_line, safe, 
 WIDEST = 60
 """Columns of a field in a table."""
 COLUMNS: Mapping[type, tuple[str, ...]] = {
-    records.SessionStatus: ("name", "phase", "queued", "turns", "needs_decision", "backend", "path"),
+    records.SessionStatus: (
+        "name",
+        "phase",
+        "halted",
+        "queued",
+        "turns",
+        "needs_decision",
+        "backend",
+        "path",
+    ),
     records.Entry: ("session", "seq", "status", "prompt", "text"),
     records.ApprovalRecord: ("id", "session", "tool", "arguments", "state"),
     records.BroadcastItem: ("session", "ref", "error", "message"),

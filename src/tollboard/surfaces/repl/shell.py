@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 from tollboard.daemon.client import Client
 from tollboard.errors import TollboardError
-from tollboard.surfaces.cli.failures import hint
+from tollboard.surfaces.cli.failures import hint, parted
 from tollboard.surfaces.cli.output import paint
 from tollboard.surfaces.cli.text import safe
 from tollboard.surfaces.repl.rendering import register
@@ -58,6 +58,7 @@ def _prompt(client: Client, tails: Tails, banner: str, sessions: list[str]) -> N
     config.TerminalInteractiveShell.banner1 = banner
     config.TerminalInteractiveShell.confirm_exit = False
     config.TerminalInteractiveShell.term_title = False
+    config.TerminalInteractiveShell.enable_tip = False
     if os.environ.get("NO_COLOR"):
         config.TerminalInteractiveShell.colors = "nocolor"
     app: Any = TerminalIPythonApp.instance(config=config)
@@ -79,8 +80,9 @@ def _tell(
 ) -> None:
     """Say what went wrong and what to do, without a traceback: it is not the program that failed."""
     assert isinstance(error, TollboardError)
-    print(f"{paint('error:', 'bold red', sys.stderr)} {safe(str(error))}", file=sys.stderr)
-    for line in hint(error).splitlines():
+    what, advice = parted(str(error))  # the advice of the command line is flags; here it is words
+    print(f"{paint('error:', 'bold red', sys.stderr)} {safe(what)}", file=sys.stderr)
+    for line in (advice or hint(error)).splitlines():
         print(f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}", file=sys.stderr)
 
 

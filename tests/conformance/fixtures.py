@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import mcp_types as types
@@ -25,6 +26,11 @@ BEHAVING = (
 """Tools that do something besides returning."""
 
 
+def _schemas() -> dict[str, dict[str, Any]]:
+    plain = dict.fromkeys((*content.CONTENT, *BEHAVING), content.NO_ARGUMENTS)
+    return plain | {name: schema for name, (_, schema) in asking.ASKING.items()} | content.SCHEMAS
+
+
 class Fixtures(Surface):
     """What is not a fixture goes to our own handlers."""
 
@@ -39,15 +45,16 @@ class Fixtures(Surface):
 
     # -- tools
 
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        return _schemas().get(name) or super().input_schema(name)
+
     async def list_tools(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         ours = (await super().list_tools(context, params)).tools
-        plain = dict.fromkeys((*content.CONTENT, *BEHAVING), content.NO_ARGUMENTS)
-        asks = {name: schema for name, (_, schema) in asking.ASKING.items()}
         theirs = [
             types.Tool(name=name, description=f"A fixture: {name}", input_schema=schema)
-            for name, schema in (plain | asks | content.SCHEMAS).items()
+            for name, schema in _schemas().items()
         ]
         return types.ListToolsResult(tools=[*ours, *theirs])
 

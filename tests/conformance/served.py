@@ -10,7 +10,6 @@ from typing import Any
 
 import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from starlette.routing import Route
 
 import tollboard.backends as backends
 from tests.conformance.fixtures import Fixtures
@@ -58,8 +57,9 @@ async def serving(home: Path, *, sessions: bool) -> AsyncIterator[str]:
     bound = bind_tcp("127.0.0.1", 0)
     host = f"127.0.0.1:{bound.getsockname()[1]}"
     door = Door(board, pools, SECRET, frozenset({host}), shutdown=_never, health=_never)
+    app = with_token(make_app(door, FixturesOverHttp(door, sessions=sessions)))
     config = uvicorn.Config(
-        with_token(_app(door, sessions=sessions)), log_config=None, lifespan="off", ws="none", access_log=False,
+        app, log_config=None, lifespan="off", ws="none", access_log=False,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -73,14 +73,6 @@ async def serving(home: Path, *, sessions: bool) -> AsyncIterator[str]:
         await pools.close(grace_s=0)
         await board.close(grace_s=0)
         await store.close()
-
-
-def _app(door: Door, *, sessions: bool) -> App:
-    app = make_app(door)
-    (ours,) = (route for route in app.router.routes if getattr(route, "path", "") == "/mcp")
-    app.router.routes.remove(ours)
-    app.router.routes.append(Route("/mcp", FixturesOverHttp(door, sessions=sessions)))
-    return app
 
 
 def _never() -> Any:

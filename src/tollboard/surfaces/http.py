@@ -47,8 +47,8 @@ LAST_WORDS_S = 1.0
 """How long an operation that only waits may take to answer once the daemon shuts down."""
 
 
-def make_app(door: Door) -> App:
-    """Return the app: the gate, then what is called often, then FastAPI."""
+def make_app(door: Door, mcp: McpOverHttp | None = None) -> App:
+    """Return the app: the gate, then what is called often, then FastAPI. `mcp` stands in for the usual one in tests."""
     app = FastAPI(
         title="Tollboard", version=tollboard.__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         description="Drives a fleet of long-lived agent sessions.",
@@ -63,7 +63,7 @@ def make_app(door: Door) -> App:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
-    return ServerErrorMiddleware(Gate(Shortcut(app, runs, McpOverHttp(door)), door), handler=_on_bug)
+    return ServerErrorMiddleware(Gate(Shortcut(app, runs, mcp or McpOverHttp(door)), door), handler=_on_bug)
 
 
 class Shortcut:

@@ -93,7 +93,7 @@ class Surface:
         """Return the SDK's server with these handlers."""
         server: Server[Any] = Server(
             "tollboard", version=tollboard.__version__, title="Tollboard",
-            instructions=resources.GUIDE, get_tool_input_schema=lambda name: _input_schemas().get(name),
+            instructions=resources.GUIDE, get_tool_input_schema=self.input_schema,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
             on_read_resource=self.read_resource, on_subscriptions_listen=self.listen,
@@ -112,6 +112,10 @@ class Surface:
         return reach.boards
 
     # -- tools
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        """Return what a tool takes, `None` for one that is unknown."""
+        return _input_schemas().get(name)
 
     async def list_tools(
         self, context: Context, params: types.PaginatedRequestParams | None

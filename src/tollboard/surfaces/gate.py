@@ -73,6 +73,8 @@ class Gate:
         # There is nothing else: the server is told not to speak WebSocket.
 
     async def _handle(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
+        # llhttp leaves the white space after a value, which is no part of it (RFC 9110, section 5.5).
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         try:
             headers = _headers(scope)
             local = scope.get("server") is None or scope["server"][1] is None

@@ -41,7 +41,7 @@ def on_terminal(home: Path, *words: str, **env: str) -> Terminal:
 
 
 def editor(home: Path, *bodies: str) -> str:
-    """Return an editor that does the first thing the first time, the next the next; `$1` is the file, `$seen` a copy."""
+    """Return an editor that does these things, one each time it is opened; `$1` is the file."""
     cases = "\n".join(f"{number}) {body} ;;" for number, body in enumerate(bodies, 1))
     path = home / "editor"
     path.write_text(

@@ -287,6 +287,22 @@ def test_unchanged_nothing_is_decided(home: Path, fleet: sync.Board, leaves: str
     assert decided(fleet, "one").state == "pending"
 
 
+def test_ctrl_c_is_the_editors_and_what_it_does_to_the_terminal_is_undone(
+    home: Path, fleet: sync.Board
+) -> None:
+    asks(fleet, home, "one")
+    with on_terminal(
+        home, "review", EDITOR=editor(home, "kill -INT $PPID; stty raw -echo; exit 1")
+    ) as person:
+        person.shows(ASK)
+        person.types("e\n")
+        person.shows("nothing was changed, so nothing is decided")
+        person.shows(ASK)
+        person.types("a\n")
+        person.shows("1 approved")
+        assert person.ended() == 0
+
+
 def test_an_editor_that_cannot_be_used_is_named_and_the_question_stays(home: Path, fleet: sync.Board) -> None:
     asks(fleet, home, "one")
     for command, says in (("/no/such/editor", "cannot be started"), ("vi '", "is no command")):

@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PIECE = 4096
 END = b""
@@ -41,6 +43,15 @@ class Keyboard:
             return os.read(self._fd, PIECE)
         except OSError:  # the terminal is gone
             return END
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Have another program use the terminal; whatever state it leaves that in, it is as before afterwards."""
+        before = termios.tcgetattr(self._fd)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
 
     def forget(self) -> None:
         """Drop what was typed so far: it was meant for something that is no longer asked."""

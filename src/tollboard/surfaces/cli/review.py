@@ -163,7 +163,8 @@ class Review:
         if chosen == APPROVE:
             return await self._board.decide(record.id, Approve())
         if chosen == EDIT:
-            decided = await edited(self._board, record)
+            with self._keyboard.lent():
+                decided = await edited(self._board, record)
             if decided is None:
                 self._out.beside("nothing was changed, so nothing is decided")
             return decided

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollboard.errors import AlreadyDecided, ApprovalNotFound
 from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, Reject, check_decision
+from tollboard.runtime.results import Reason
 from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED, Telemetry
 
 if TYPE_CHECKING:
@@ -99,7 +100,17 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
         if turn.left:
             pending.forget()
         elif not pending.answer.done():
-            expire(pending, "the asking call was given up")
+            expire(pending, _given_up(turn))
+
+
+def _given_up(turn: Turn) -> str:
+    """Return why nobody waits for the answer any more: whoever was about to decide reads it."""
+    match turn.ending.reason if turn.ending is not None else None:
+        case Reason.INTERRUPTED:
+            return "the turn was interrupted"
+        case Reason.STOPPED:
+            return "the session was stopped"
+    return "the asking call was given up"
 
 
 async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str) -> Approval:

@@ -1,22 +1,27 @@
-"""Commands for decisions: approvals, approve, edit, reject."""
+"""Commands for decisions: approvals, review, approve, edit, reject."""
 
 from __future__ import annotations
 
-import json
+import shutil
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.errors import ApprovalNotFound, InvalidDecision
-from tollboard.runtime.approval import Approve, Decision, Edit, Reject
+from tollboard.errors import AlreadyDecided, ApprovalNotFound, Invalid, InvalidDecision
+from tollboard.runtime.approval import EDIT, Approve, Decision, Edit, Reject
+from tollboard.surfaces.cli import question
 from tollboard.surfaces.cli.app import APPROVALS, AnyName, command
 from tollboard.surfaces.cli.completion import complete_approval
-from tollboard.surfaces.cli.editor import edit_text
+from tollboard.surfaces.cli.editor import edit_arguments, parse_arguments
+from tollboard.surfaces.cli.failures import DONE, STOPPED_BY_USER
 from tollboard.surfaces.cli.invocation import Cli
-from tollboard.surfaces.cli.output import Output, plain
+from tollboard.surfaces.cli.output import Output
 
 if TYPE_CHECKING:
+    from tollboard.daemon.client import Client
     from tollboard.fleet.board import Board
     from tollboard.fleet.records import ApprovalRecord
 
@@ -30,8 +35,6 @@ Id = Annotated[
         metavar="ID", help="The approval's id, or its last 6 characters.", autocompletion=complete_approval
     ),
 ]
-
-_STATE_STYLES = {"pending": "yellow", "rejected": "red", "expired": "dim"}
 
 
 @command(APPROVALS)
@@ -55,40 +58,58 @@ def _print_approvals(out: Output, found: Sequence[ApprovalRecord]) -> None:
     if not found:
         out.beside("nothing waits for a decision")
     elif any(record.state == "pending" for record in found):
-        out.beside("answer: tollboard approve ID · edit ID --arguments JSON · reject ID -m WHY")
+        out.beside(
+            "answer: tollboard approve ID · edit ID · reject ID -m WHY, or one after the other: tollboard review"
+        )
 
 
 def print_approval(out: Output, record: ApprovalRecord) -> None:
     """Print one approval: who wants to do what, with every argument in full."""
-    out.line(f"{record.session} wants to use {record.tool}", "bold")
-    out.field("id", record.id)
-    out.field("state", record.state, _STATE_STYLES.get(record.state, "green"))
-    out.field("asked", out.time(record.requested_at))
-    if record.path != record.session:
-        out.field("by", record.path)
-    if record.display:
-        _block(out, "shown as", record.display)
-    for key, value in record.arguments.items():
-        _block(out, key, value if isinstance(value, str) else json.dumps(plain(value), indent=2))
-    if not record.arguments:
-        out.field("arguments", "none")
-    if record.state == "pending":
-        out.field("allowed", ", ".join(record.allowed))
-    elif record.decided_by:
-        out.field("by", f"{record.decided_by}, {out.time(record.decided_at)}")
-    if record.decision:
-        for key, value in record.decision.items():
-            if key != "type" and value:
-                _block(out, key, value if isinstance(value, str) else json.dumps(plain(value), indent=2))
+    lines = question.approval(record, out.time)
+    if out.terminal:
+        lines = question.fitted(lines, shutil.get_terminal_size().columns)
+    question.print_lines(out, lines)
     out.line()
 
 
-def _block(out: Output, name: str, text: str) -> None:
-    """Print a text of any length under its name: nothing of what somebody decides on is cut."""
-    first, *rest = text.rstrip("\n").split("\n")
-    out.field(name, first)
-    for line in rest:
-        out.field("", line)
+@command(APPROVALS)
+def review(
+    cli: Cli,
+    name: AnyName = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="When nothing is left, wait for what comes, until Ctrl-C.")
+    ] = False,
+) -> int:
+    """Decide what waits, one call after the other, at the terminal.
+
+    \b
+    Example:
+      tollboard review
+      tollboard review api --follow
+    """
+    if cli.out.json or not (sys.stdin.isatty() and cli.out.terminal):
+        raise Invalid(
+            "review asks a person at a terminal; a script takes `approvals --json`, then `approve`, `edit` or `reject`"
+        )
+    tally: Counter[str] = Counter()
+
+    async def work(board: Client) -> None:
+        from tollboard.surfaces.cli.review import Review
+
+        await Review(board, cli.out, name, tally).run(follow=follow)
+
+    try:
+        cli.run(work)
+    except KeyboardInterrupt:
+        _print_tally(cli.out, tally)
+        return STOPPED_BY_USER
+    _print_tally(cli.out, tally)
+    return DONE
+
+
+def _print_tally(out: Output, tally: Counter[str]) -> None:
+    told = ", ".join(f"{number} {state}" for state, number in sorted(tally.items()))
+    out.beside(told or "nothing was decided")
 
 
 @command(APPROVALS)
@@ -107,34 +128,40 @@ def edit(
     cli: Cli,
     approval: Id,
     arguments: Annotated[
-        str | None, typer.Option("--arguments", "-a", metavar="JSON", help="Without it $EDITOR opens.")
+        str | None,
+        typer.Option("--arguments", "-a", metavar="JSON", help="Without it $EDITOR opens, until they fit."),
     ] = None,
 ) -> int:
     """Let a call run with other arguments.
 
     \b
     Example:
+      tollboard edit 4fa203
       tollboard edit 01997a3c-... --arguments '{"command": "ls"}'
     """
-    if arguments is None:
-        record = cli.run(lambda board: _find(board, approval))
-        arguments = edit_text(
-            json.dumps(plain(record.arguments), indent=2, ensure_ascii=False), suffix=".json"
-        )
-        if arguments is None:
-            raise typer.Abort
-        approval = record.id
-    return _decide(cli, approval, Edit(_object(arguments)))
+    if arguments is not None:
+        return _decide(cli, approval, Edit(parse_arguments(arguments)))
+
+    async def work(board: Board) -> ApprovalRecord | None:
+        record = await find(board, approval)
+        if record.state != "pending":
+            raise AlreadyDecided(f"approval {record.id} is {record.state} already, by {record.decided_by}")
+        if EDIT not in record.allowed:
+            raise InvalidDecision(f"{record.tool!r} allows only: {', '.join(record.allowed)}")
+        return await edited(board, record)
+
+    decided = cli.run(work)
+    if decided is None:
+        raise typer.Abort
+    return cli.show(decided, _print_decided)
 
 
-def _object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError as wrong:
-        raise InvalidDecision(f"--arguments is not JSON: {wrong}") from None
-    if not isinstance(value, dict):
-        raise InvalidDecision(f"--arguments must be a JSON object, not {type(value).__name__}")
-    return value
+async def edited(board: Board, record: ApprovalRecord) -> ApprovalRecord | None:
+    """Open the editor with the arguments and decide with what is left in it; `None` if they were not changed."""
+    head = [f"{record.session} wants to use {record.tool}", *([record.path] if "/" in record.path else [])]
+    return await edit_arguments(
+        record.arguments, head, lambda changed: board.decide(record.id, Edit(changed))
+    )
 
 
 @command(APPROVALS)
@@ -156,13 +183,13 @@ def reject(
 
 def _decide(cli: Cli, approval: str, decision: Decision) -> int:
     async def work(board: Board) -> ApprovalRecord:
-        whole = approval if len(approval) == WHOLE_ID else (await _find(board, approval)).id
+        whole = approval if len(approval) == WHOLE_ID else (await find(board, approval)).id
         return await board.decide(whole, decision)
 
     return cli.show(cli.run(work), _print_decided)
 
 
-async def _find(board: Board, given: str) -> ApprovalRecord:
+async def find(board: Board, given: str) -> ApprovalRecord:
     """Return the approval with that id, or the only one that waits whose id ends so."""
     found = await board.approvals(all=True)
     exact = [record for record in found if record.id == given]

@@ -15,9 +15,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Literal, NamedTuple, TextIO
 
-from tollboard.surfaces.cli.text import ago, cells, cut, exact, safe
+from tollboard.surfaces.cli.text import ago, cells, cut, exact, one_line, safe
 
 GAP = "  "
+LABEL = 12
+"""Columns for the names in a description."""
 _NARROWEST = 8
 STYLES = {
     "bold": "1",
@@ -103,8 +105,8 @@ class Output:
         return ago(at) if self.terminal else exact(at)
 
     def field(self, name: str, value: object, style: str = "") -> None:
-        """Print one `name  value` line of a description."""
-        title = paint(f"{name:<12}", "dim", sys.stdout)
+        """Print one `name  value` line of a description; the name may be an agent's."""
+        title = paint(f"{one_line(name):<{LABEL}}", "dim", sys.stdout)
         write(sys.stdout, f"{title}{GAP}{paint(safe(str(value)), style, sys.stdout)}\n")
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:

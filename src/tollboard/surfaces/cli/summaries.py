@@ -87,8 +87,10 @@ def edit(cli: Cli, name: Name) -> int:
     Example:
       tollboard summary edit api
     """
+    import asyncio
+
     before = cli.run(lambda board: board.summary_get(name))
-    after = edit_text(before.text, suffix=".md")
+    after = asyncio.run(edit_text(before.text, suffix=".md"))
     if after is None or after == before.text:
         return cli.show(before, lambda out, _: out.beside("nothing was changed"))
     return cli.show(cli.run(lambda board: board.summary_update(name, after)), _print_written)

@@ -29,6 +29,11 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def safe_json(text: str) -> str:
+    """Return JSON that means the same, with the same characters as escapes of its own."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def one_line(text: str, width: int | None = None) -> str:
     """Return the text safe and on one line, cut to a width with an ellipsis."""
     flat = " ".join(safe(text).split())
@@ -56,6 +61,18 @@ def cut(text: str, width: int, *, left: bool = False) -> str:
             break
         kept += character
     return "…" + kept[::-1] if left else kept + "…"
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return one line of text, made safe, as lines that fit into so many columns; nothing of it is left out."""
+    lines, line, room = [], "", width
+    for character in safe(text).expandtabs(8):
+        taken = cells(character)
+        if taken > room and line:
+            lines.append(line)
+            line, room = "", width
+        line, room = line + character, room - taken
+    return [*lines, line]
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -554,3 +554,25 @@ async def test_a_key_given_to_the_session_is_sent_and_shown_nowhere(
     assert "sk-very-secret" in str(api.requests[0].headers)
     assert "sk-very-secret" not in f"{talk.session!r} {turn.events!r} {caplog.text} {turn.checkpoints!r}"
     await talk.close()
+
+
+# --- checked before it is started --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model": "anthropic:x", "base_url": None}, BackendUnavailable, "ANTHROPIC_API_KEY"),
+        ({"model": "nobody:x"}, InvalidOption, "nobody:x"),
+        ({"tools": ["reed_file"]}, InvalidOption, "reed_file"),
+        ({"guards": {"reed_file": True}}, InvalidOption, "reed_file"),
+        ({"limits": {"requests": 1}}, InvalidOption, "requests"),
+    ],
+)
+async def test_a_start_can_be_checked(
+    options: dict[str, object], change: dict[str, object], error: type[Exception], said: str
+) -> None:
+    backend = load("model")
+    await backend.check_start(options)
+    with pytest.raises(error, match=said):
+        await backend.check_start({**options, **change})

@@ -56,6 +56,14 @@ class ModelBackend(Backend[ModelSession]):
     extra: ClassVar[str | None] = "models"
     goes_on: ClassVar[bool] = True
 
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for an unknown or bad option; models and tools are looked up at the start."""
+        parse_model_options(options)
+
+    async def check_start(self, options: Mapping[str, object]) -> None:
+        """Raise what `start_session` would: the agents are made, and thrown away."""
+        await self.terminate_session(await self.start_session(options))
+
     async def start_session(self, options: Mapping[str, object]) -> ModelSession:
         """Return a new session. Raises InvalidOption, also for an unknown model, BackendUnavailable without a key."""
         session = ModelSession(f"model-{new_ref()}", parse_model_options(options), answered=False)

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from tollboard.backends._model_options import ModelOptions, parse_model_options
+from tollboard.backends._model_options import ModelOptions, check_model_option, parse_model_options
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -23,6 +23,8 @@ from tollboard.runtime.memory import DictMemory, Memory
 
 if TYPE_CHECKING:
     from tollboard.backends._model_turn import Conversation
+
+__all__ = ["ModelBackend", "ModelSession", "check_model_option"]
 
 INSTALL = "pip install 'tollboard[models]'"
 

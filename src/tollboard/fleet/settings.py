@@ -54,7 +54,7 @@ class FleetSettings:
         real = os.path.realpath(os.path.expanduser(text))
         if not os.path.isdir(real):
             what = "is not a directory" if os.path.exists(real) else "does not exist"
-            raise InvalidPath(f"the working directory {real!r} {what}; create it or give another --path")
+            raise InvalidPath(f"the working directory {real!r} {what}; create it or give another path")
         if self.roots and not any(Path(real).is_relative_to(os.path.realpath(root)) for root in self.roots):
             raise InvalidPath(
                 f"the working directory {real!r} is outside of what is allowed: {', '.join(self.roots)}"

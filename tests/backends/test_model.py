@@ -515,7 +515,7 @@ async def test_a_tool_of_an_mcp_server_is_called_and_its_process_ends_with_the_s
         ({"guards": {"read_file": {"allowed_decisions": ["shrug"]}}}, "shrug"),
         ({"limits": {"dollars": 3}}, "total_tokens_limit"),
         ({"max_runs": 0}, "max_runs"),
-        ({"sub_agents": [{"name": "x"}]}, "number 1 has no description"),
+        ({"sub_agents": [{"name": "x"}]}, "'x' has no description"),
         ({"sub_agents": [{"name": "x", "description": "y", "system_prompt": "z", "colour": 1}]}, "colour"),
         (
             {"sub_agents": [{"name": "x", "description": "y", "system_prompt": "z", "until_tool": "list_files",

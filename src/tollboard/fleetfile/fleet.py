@@ -8,6 +8,7 @@ from os import PathLike
 
 from tollboard.fleet.pools.records import PoolSpec
 from tollboard.fleet.records import SessionDefinition
+from tollboard.fleet.roster import BackendDirectory
 
 FILE = "fleet.toml"
 """What a fleet file is called unless one says otherwise."""
@@ -22,11 +23,12 @@ class Fleet:
     pools: Mapping[str, PoolSpec]
 
     @classmethod
-    def read(cls, path: str | PathLike[str] = FILE) -> Fleet:
+    def read(cls, path: str | PathLike[str] = FILE, *, backends: BackendDirectory | None = None) -> Fleet:
         """Return the fleet of a file; paths in it are relative to it. Asks no daemon and starts nothing.
 
-        Raises InvalidFleet, with everything that can be found wrong without a daemon.
+        `backends` are those the board has, unless they are the built-in ones. Raises InvalidFleet, with everything that
+        can be found wrong without a daemon.
         """
         from tollboard.fleetfile.reading import read_fleet
 
-        return read_fleet(path)
+        return read_fleet(path, backends)

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tollboard import backends
+import tollboard.backends as built_in
 from tollboard.errors import InvalidFleet, TollboardError
 from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.asking import POOL_OURS, ask
 from tollboard.fleet.pools.records import PoolSpec
 from tollboard.fleet.records import SessionDefinition
+from tollboard.fleet.roster import BackendDirectory
 from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
 from tollboard.fleetfile.fleet import Fleet
 from tollboard.fleetfile.shared import KINDS, Shared, Table
@@ -37,10 +38,10 @@ _STAND_INS: Mapping[str, Table] = {"model": {"model": "of each session"}}
 """What a backend wants of every session, and defaults need not have."""
 
 
-def read_fleet(path: str | os.PathLike[str]) -> Fleet:
+def read_fleet(path: str | os.PathLike[str], backends: BackendDirectory | None = None) -> Fleet:
     """See `Fleet.read`."""
     file = Path(path).expanduser()
-    reader = _Reader(_load(file), str(path), file.absolute().parent)
+    reader = _Reader(_load(file), str(path), file.absolute().parent, backends or built_in)
     reader.check_shared()
     reader.stop_if_faulty()
     sessions, pools = dict(reader.sessions()), dict(reader.pools())
@@ -75,7 +76,8 @@ def _load(file: Path) -> Table:
 class _Reader:
     """One reading of a file: what it says, and what was found wrong so far."""
 
-    def __init__(self, tables: Table, file: str, directory: Path) -> None:
+    def __init__(self, tables: Table, file: str, directory: Path, backends: BackendDirectory) -> None:
+        self._backends = backends
         self._file = file
         self._directory = directory
         self._faults: list[str] = []
@@ -132,7 +134,7 @@ class _Reader:
         if self._defaults:
             backend, _, options = self._split(self._defaults)
             own = check_options(self._shared.fill(options), POOL_OURS)
-            backends.load(backend).check_options({**_STAND_INS.get(backend, {}), **own})
+            self._backends.load(backend).check_options({**_STAND_INS.get(backend, {}), **own})
 
     # -- what is made of it
 
@@ -148,7 +150,7 @@ class _Reader:
         _check_plain(given)
         backend, path, options = self._split(self._with_defaults(given))
         options = self._shared.fill(options)
-        backends.load(backend).check_options(check_options(options))
+        self._backends.load(backend).check_options(check_options(options))
         return SessionDefinition(name, path, backend, options)
 
     def pools(self) -> Iterator[tuple[str, PoolSpec]]:
@@ -167,7 +169,7 @@ class _Reader:
         backend, path, options = self._split(rest)
         options = self._shared.fill(options)
         spec = ask(name, size, path=path, backend=backend, options=options, **asked)
-        backends.load(backend).check_options(check_options(options, POOL_OURS))
+        self._backends.load(backend).check_options(check_options(options, POOL_OURS))
         return spec
 
     def _with_defaults(self, given: Table) -> Table:

@@ -26,6 +26,7 @@ from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.board import DEFAULT_MAX_QUEUED, DEFAULT_STRATEGY, Size
 from tollboard.fleet.pools.records import PoolSpec, PoolView
 from tollboard.fleet.records import FeedItem, SessionDefinition, SessionStatus
+from tollboard.fleetfile import Downed, Fleet, Step, down, up
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -170,6 +171,14 @@ class Board:
                 self._loop.run(self._client.close())
             finally:
                 self._loop.close()
+
+    def up(self, fleet: Fleet, *, replace: bool = False) -> tuple[Step, ...]:
+        """See `tollboard.fleetfile.up`."""
+        return self._loop.run(up(self._client, fleet, replace=replace))
+
+    def down(self, fleet: Fleet, *, now: bool = False) -> tuple[Downed, ...]:
+        """See `tollboard.fleetfile.down`."""
+        return self._loop.run(down(self._client, fleet, now=now))
 
     health = _verb(Client.health)
     shutdown = _verb(Client.shutdown)

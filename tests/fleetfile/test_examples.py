@@ -47,3 +47,11 @@ def test_the_research_desk_writes_its_report(tmp_path: Path) -> None:
     ):
         assert any(wanted in line for line in told), f"{wanted!r} is not there, or not then:\n{run.stdout}"
     assert "Traceback" not in run.stderr
+
+
+def test_the_fleet_file_of_the_documentation_is_right(tmp_path: Path) -> None:
+    text = (EXAMPLE.parents[1] / "docs" / "how-to" / "models.md").read_text()
+    (tmp_path / "src").mkdir()
+    (tmp_path / "fleet.toml").write_text(text.partition("```toml\n")[2].partition("```")[0])
+    fleet = Fleet.read(tmp_path / "fleet.toml")
+    assert (list(fleet.sessions), list(fleet.pools)) == (["desk", "review"], ["trivia"])

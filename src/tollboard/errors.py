@@ -28,6 +28,7 @@
     │   ├── InvalidPath
     │   ├── InvalidPrompt
     │   ├── InvalidDecision
+    │   ├── InvalidFleet         a fleet file that cannot be used; `.faults` are all that were found
     │   ├── UnknownBackend
     │   └── WireError            a request that does not fit the operation's arguments
     ├── Denied                   the client's capability or token does not allow it
@@ -53,7 +54,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+SHOWN_FAULTS = 20
 
 
 class TollboardError(Exception):
@@ -228,6 +232,20 @@ class InvalidDecision(Invalid):
     """The decision is malformed or not allowed for this approval; the approval still waits."""
 
     code = "invalid_decision"
+
+
+class InvalidFleet(Invalid):
+    """The fleet file cannot be used; nothing was started or stopped. `faults` are all that were found."""
+
+    code = "invalid_fleet"
+
+    def __init__(self, file: str, faults: Sequence[str]) -> None:
+        listed = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
+        more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+        many = f"{file} has {len(faults)} faults:{listed}{more}"
+        super().__init__(f"{file}: {faults[0]}" if len(faults) == 1 else many)
+        self.file = file
+        self.faults = tuple(faults)
 
 
 class UnknownBackend(Invalid):

@@ -24,8 +24,9 @@ from tollboard.daemon.pool_client import PoolClient
 from tollboard.errors import DaemonUnreachable, Invalid
 from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.board import DEFAULT_MAX_QUEUED, DEFAULT_STRATEGY, Size
-from tollboard.fleet.pools.records import PoolView
-from tollboard.fleet.records import FeedItem, SessionStatus
+from tollboard.fleet.pools.records import PoolSpec, PoolView
+from tollboard.fleet.records import FeedItem, SessionDefinition, SessionStatus
+from tollboard.fleetfile import Downed, Fleet, Step, down, up
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,6 +122,20 @@ class Pools:
         )  # fmt: skip
         return self._loop.run(work)
 
+    def check(
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolSpec:  # fmt: skip
+        """See `PoolBoard.check`."""
+        work = self._pools.check(
+            name, size, path=path, backend=backend, role=role, strategy=strategy, rate=rate, burst=burst, min=min,
+            max=max, retries=retries, max_queued=max_queued, **options,
+        )  # fmt: skip
+        return self._loop.run(work)
+
+    definition = _pool_verb(PoolClient.definition)
     list = _pool_verb(PoolClient.list)
     status = _pool_verb(PoolClient.status)
     submit = _pool_verb(PoolClient.submit)
@@ -157,6 +172,14 @@ class Board:
             finally:
                 self._loop.close()
 
+    def up(self, fleet: Fleet, *, replace: bool = False) -> tuple[Step, ...]:
+        """See `tollboard.fleetfile.up`."""
+        return self._loop.run(up(self._client, fleet, replace=replace))
+
+    def down(self, fleet: Fleet, *, now: bool = False) -> tuple[Downed, ...]:
+        """See `tollboard.fleetfile.down`."""
+        return self._loop.run(down(self._client, fleet, now=now))
+
     health = _verb(Client.health)
     shutdown = _verb(Client.shutdown)
 
@@ -166,6 +189,13 @@ class Board:
         """See `Board.start_session`."""
         return self._loop.run(self._client.start_session(name, path=path, backend=backend, **options))
 
+    def check_session(
+        self, name: str, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
+    ) -> SessionDefinition:
+        """See `tollboard.fleet.board.Board.check_session`."""
+        return self._loop.run(self._client.check_session(name, path=path, backend=backend, **options))
+
+    definition = _verb(Client.definition)
     list_sessions = _verb(Client.list_sessions)
     status = _verb(Client.status)
     stop_session = _verb(Client.stop_session)

@@ -563,7 +563,7 @@ async def test_a_tool_of_an_mcp_server_is_called_and_its_process_ends_with_the_s
         ({"guards": {"read_file": {"allowed_decisions": ["shrug"]}}}, "shrug"),
         ({"limits": {"dollars": 3}}, "total_tokens_limit"),
         ({"max_runs": 0}, "max_runs"),
-        ({"sub_agents": [{"name": "x"}]}, "number 1 has no description"),
+        ({"sub_agents": [{"name": "x"}]}, "'x' has no description"),
         ({"sub_agents": [{"name": "x", "description": "y", "system_prompt": "z", "colour": 1}]}, "colour"),
         (
             {"sub_agents": [{"name": "x", "description": "y", "system_prompt": "z", "until_tool": "list_files",
@@ -665,3 +665,25 @@ async def test_e65_another_prompt_after_an_interrupt_leaves_nothing_of_the_sub_a
     assert not await talk.memory.load(f"{talk.session.id}/")
     assert len(asyncio.all_tasks()) == 2  # the test, and the stand-in's connection
     await talk.close()
+
+
+# --- checked before it is started --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model": "anthropic:x", "base_url": None}, BackendUnavailable, "ANTHROPIC_API_KEY"),
+        ({"model": "nobody:x"}, InvalidOption, "nobody:x"),
+        ({"tools": ["reed_file"]}, InvalidOption, "reed_file"),
+        ({"guards": {"reed_file": True}}, InvalidOption, "reed_file"),
+        ({"limits": {"requests": 1}}, InvalidOption, "requests"),
+    ],
+)
+async def test_a_start_can_be_checked(
+    options: dict[str, object], change: dict[str, object], error: type[Exception], said: str
+) -> None:
+    backend = load("model")
+    await backend.check_start(options)
+    with pytest.raises(error, match=said):
+        await backend.check_start({**options, **change})

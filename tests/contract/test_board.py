@@ -23,6 +23,7 @@ from tollboard.errors import (
     AgentNotFound,
     AlreadyDecided,
     ApprovalNotFound,
+    BackendUnavailable,
     Conflict,
     Invalid,
     InvalidDecision,
@@ -125,6 +126,51 @@ async def test_s01_a_session_begins_and_ends(board: Board, work: Path) -> None:
     assert [session.phase for session in await board.list_sessions(all=True)] == ["stopped"]
     assert await board.delete_session("api") == records.Deleted("api", started.id, 0)
     assert await board.list_sessions(all=True) == ()
+
+
+async def test_what_a_session_was_started_with_can_be_asked(board: Board, work: Path) -> None:
+    options = {"delay": 0, "chunks": 2, "watchdog_s": 60.0}
+    started = await board.start_session("api", path=work, backend="echo", **options)
+    asked = records.SessionDefinition("api", str(work), "echo", options)
+    assert await board.definition("api") == asked
+    assert str(options["watchdog_s"]) not in repr(asked)
+    await board.stop_session("api")
+    assert await board.definition(started.id) == asked
+    with pytest.raises(AgentNotFound):
+        await board.definition("nobody")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"name": "a/b"}, InvalidName),
+        ({"backend": "nothing"}, UnknownBackend),
+        ({"path": "/nowhere/at/all"}, InvalidPath),
+        ({"colour": "green"}, InvalidOption),
+        ({"watchdog_s": -1}, InvalidOption),
+        ({"cwd": "/"}, Invalid),
+        ({"backend": "claude", "env": {"API_KEY": "in plain text"}}, InvalidOption),
+        ({"backend": "claude", "env": {"API_KEY": "$TOLLBOARD_TEST_NOT_SET"}}, InvalidOption),
+        ({"backend": "claude", "cli_path": "/nowhere"}, BackendUnavailable),
+        ({"backend": "scripted", "script": [{"colour": "green"}]}, InvalidOption),
+        ({"backend": "model"}, InvalidOption),
+    ],
+)
+async def test_a_start_can_be_checked_without_one(
+    board: Board, work: Path, change: dict[str, Any], error: type[TollboardError]
+) -> None:
+    given: dict[str, Any] = {"name": "api", "path": work, "backend": "echo", **change}
+    with pytest.raises(error):
+        await board.check_session(given.pop("name"), **given)
+    assert await board.list_sessions(all=True) == ()
+
+
+async def test_a_check_finds_nothing_and_starts_nothing(board: Board, work: Path) -> None:
+    asked = await board.check_session("api", path=work, backend="echo", delay=0.5)
+    assert asked == records.SessionDefinition("api", str(work), "echo", {"delay": 0.5})
+    assert await board.list_sessions(all=True) == ()
+    await board.start_session("api", path=work, backend="echo")
+    assert (await board.check_session("api", path=work, backend="echo")).session == "api"
 
 
 async def test_a_path_may_be_relative_to_this_process(

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,10 @@ from tests.daemon.process import DaemonProcess
 from tollboard.daemon.client import Client
 from tollboard.errors import (
     Conflict,
+    Invalid,
+    InvalidName,
     InvalidOption,
+    InvalidPath,
     InvalidPrompt,
     NotCancellable,
     Overloaded,
@@ -69,6 +73,43 @@ def test_p14_both_have_every_verb_with_the_same_arguments() -> None:
         if not name.startswith("_"):
             for cls in (Pools, PoolClient):
                 assert inspect.signature(getattr(cls, name)) == inspect.signature(verb), (cls, name)
+
+
+async def test_what_a_pool_is_asked_to_be(board: PoolBoard, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"rate": "90/min", "min": 1, "max": 3, "delay": 0}
+    checked = await board.check("p", 2, path=tmp_path, backend="echo", **options)
+    assert await board.list(all=True) == ()
+    assert (checked.size, checked.rate, checked.burst, checked.max) == ({"worker": 2}, 1.5, 1, {"worker": 3})
+    assert checked.options == {"delay": 0}
+    view = await start(board, tmp_path, **options)
+    assert await board.definition("p") == checked
+    await board.scale("p", 1)
+    assert (await board.definition("p")).size == {"worker": 1}
+    await board.stop("p")
+    assert (await board.definition(view.id)).path == str(tmp_path)
+    with pytest.raises(PoolNotFound):
+        await board.definition("nobody")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"size": 0}, InvalidOption),
+        ({"name": "a/b"}, InvalidName),
+        ({"strategy": "best"}, InvalidOption),
+        ({"path": "/nowhere/at/all"}, InvalidPath),
+        ({"backend": "nothing"}, UnknownBackend),
+        ({"colour": "green"}, InvalidOption),
+        ({"worker": "x"}, Invalid),
+    ],
+)
+async def test_a_pool_can_be_checked_without_a_start(
+    board: PoolBoard, tmp_path: Path, change: dict[str, Any], error: type[TollboardError]
+) -> None:
+    given: dict[str, Any] = {"name": "p", "size": 2, "path": tmp_path, "backend": "echo", **change}
+    with pytest.raises(error):
+        await board.check(given.pop("name"), given.pop("size"), **given)
+    assert await board.list(all=True) == ()
 
 
 async def test_p14_the_whole_life_of_a_pool(board: PoolBoard, tmp_path: Path) -> None:

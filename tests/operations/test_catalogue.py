@@ -91,8 +91,9 @@ def test_s27_what_each_capability_allows() -> None:
     assert by_capability[Capability.APPROVE] == {"decide"}
     assert by_capability[Capability.ADMIN] == {"delete_session", "pool_delete"}
     assert by_capability[Capability.READ] == {
-        "list_sessions", "status", "backends", "poll", "wait", "inbox", "transcript", "summary_get",
-        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_wait", "pool_results", "pool_poll",
+        "list_sessions", "status", "definition", "backends", "poll", "wait", "inbox", "transcript", "summary_get",
+        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_definition", "pool_wait",
+        "pool_results", "pool_poll",
     }  # fmt: skip
 
 

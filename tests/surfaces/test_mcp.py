@@ -312,6 +312,7 @@ def test_every_operation_is_a_tool_or_left_out_on_purpose() -> None:
     left_out = OPERATIONS.keys() - {tool.operation.name for tool in TOOLS.values()}
     assert left_out == {
         "delete_session", "pool_delete", "ack", "summary_versions", "events", "pool_poll", "pool_cancel", "pool_scale",
+        "check_session", "definition", "pool_check", "pool_definition",
     }  # fmt: skip
 
 

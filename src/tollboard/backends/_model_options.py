@@ -115,7 +115,8 @@ def _sub_agent(number: int, value: object) -> AgentSpec:
     given = table(value)
     for wanted in ("name", "description", "system_prompt"):
         if wanted not in given:
-            raise ValueError(f"number {number} has no {wanted}")
+            who = repr(given["name"]) if "name" in given else f"number {number}"
+            raise ValueError(f"{who} has no {wanted}")
     if unknown := sorted(given.keys() - _AGENT.keys()):
         raise ValueError(
             f"{given['name']!r} has {unknown[0]!r}; a sub-agent has: {', '.join(sorted(_AGENT))}"
@@ -160,6 +161,11 @@ _SESSION: dict[str, Check] = {
     "limits": _limits,
     "summarise_at": whole(1),
 }
+
+
+def check_model_option(option: str, value: object) -> None:
+    """Raise ValueError, or a TollboardError, for what the option cannot be; it says what it should have been."""
+    _SESSION[option](value)
 
 
 def parse_model_options(options: Mapping[str, object]) -> ModelOptions:

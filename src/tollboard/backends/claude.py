@@ -80,6 +80,15 @@ class ClaudeBackend(Backend[ClaudeSession]):
     name: ClassVar[str] = "claude"
     extra: ClassVar[str | None] = "claude"
 
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for an unknown or bad option, BackendUnavailable when `cli_path` is no program."""
+        parse_claude_options(options)
+
+    async def check_start(self, options: Mapping[str, object]) -> None:
+        """Raise BackendUnavailable without the extra too."""
+        _require_sdk()
+        parse_claude_options(options)
+
     async def start_session(self, options: Mapping[str, object]) -> ClaudeSession:
         """Return a session under a new id; nothing runs yet."""
         _require_sdk()

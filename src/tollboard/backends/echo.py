@@ -38,6 +38,10 @@ class EchoBackend(Backend[EchoSession]):
 
     name: ClassVar[str] = "echo"
 
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for an unknown or bad option."""
+        read_options(self.name, options, _OPTIONS)
+
     async def start_session(self, options: Mapping[str, object]) -> EchoSession:
         """Return a session under a new id."""
         return _session(new_ref(), options)

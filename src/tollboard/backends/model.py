@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from tollboard.backends._model_options import ModelOptions, parse_model_options
+from tollboard.backends._model_options import ModelOptions, check_model_option, parse_model_options
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -23,6 +23,8 @@ from tollboard.runtime.memory import DictMemory, Memory
 
 if TYPE_CHECKING:
     from tollboard.backends._model_turn import Conversation
+
+__all__ = ["ModelBackend", "ModelSession", "check_model_option"]
 
 INSTALL = "pip install 'tollboard[models]'"
 
@@ -55,6 +57,14 @@ class ModelBackend(Backend[ModelSession]):
     name: ClassVar[str] = "model"
     extra: ClassVar[str | None] = "models"
     goes_on: ClassVar[bool] = True
+
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for an unknown or bad option; models and tools are looked up at the start."""
+        parse_model_options(options)
+
+    async def check_start(self, options: Mapping[str, object]) -> None:
+        """Raise what `start_session` would: the agents are made, and thrown away."""
+        await self.terminate_session(await self.start_session(options))
 
     async def start_session(self, options: Mapping[str, object]) -> ModelSession:
         """Return a new session. Raises InvalidOption, also for an unknown model, BackendUnavailable without a key."""

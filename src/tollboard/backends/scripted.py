@@ -73,6 +73,10 @@ class ScriptedBackend(Backend[ScriptedSession]):
 
     name: ClassVar[str] = "scripted"
 
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for an unknown or bad option, or a script that cannot be played."""
+        read_options(self.name, options, _OPTIONS)
+
     async def start_session(self, options: Mapping[str, object]) -> ScriptedSession:
         """Return a session at the beginning of its script, under a new id."""
         return _session(f"scripted-{new_ref()}", options)

@@ -36,6 +36,7 @@ from tollboard.fleet.records import (
     Interrupted,
     Poll,
     Receipt,
+    SessionDefinition,
     SessionStatus,
     StopReport,
     Summary,
@@ -150,6 +151,16 @@ class Client:
             await self._call("start_session", name=name, path=real, backend=backend, options=options),
         )
 
+    async def check_session(
+        self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
+    ) -> SessionDefinition:
+        """See `Board.check_session`. A relative path is this process's, not the daemon's."""
+        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        return cast(
+            "SessionDefinition",
+            await self._call("check_session", name=name, path=real, backend=backend, options=options),
+        )
+
     async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
         return cast("tuple[SessionStatus, ...]", await self._call("list_sessions", all=all))
@@ -157,6 +168,10 @@ class Client:
     async def status(self, name: str) -> SessionStatus:
         """See `Board.status`."""
         return cast("SessionStatus", await self._call("status", name=name))
+
+    async def definition(self, name: str) -> SessionDefinition:
+        """See `Board.definition`."""
+        return cast("SessionDefinition", await self._call("definition", name=name))
 
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""

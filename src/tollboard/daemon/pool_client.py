@@ -15,7 +15,7 @@ from tollboard.fleet.pools.board import (
     MAX_TASKS,
     Size,
 )
-from tollboard.fleet.pools.records import PoolDeleted, PoolView, ResultsPage, Submitted, TaskRecord
+from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
 
 Call = Callable[..., Awaitable[Any]]
@@ -47,6 +47,25 @@ class PoolClient:
             options=options,
         )  # fmt: skip
         return cast("PoolView", view)
+
+    async def check(
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolSpec:  # fmt: skip
+        """See `PoolBoard.check`. A relative path is this process's, not the daemon's."""
+        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        spec = await self._call(
+            "pool_check", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
+            rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,
+            options=options,
+        )  # fmt: skip
+        return cast("PoolSpec", spec)
+
+    async def definition(self, name: str) -> PoolSpec:
+        """See `PoolBoard.definition`."""
+        return cast("PoolSpec", await self._call("pool_definition", name=name))
 
     async def list(self, *, all: bool = False) -> tuple[PoolView, ...]:
         """See `PoolBoard.list`."""

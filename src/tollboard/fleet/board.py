@@ -24,6 +24,7 @@ from tollboard.fleet.records import (
     Interrupted,
     Poll,
     Receipt,
+    SessionDefinition,
     SessionStatus,
     StopReport,
     Summary,
@@ -57,11 +58,22 @@ class Board(Protocol):
         UnknownBackend, BackendUnavailable, StoreError.
         """
 
+    async def check_session(
+        self, name: str, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
+    ) -> SessionDefinition:
+        """Raise what `start_session` would raise, and start nothing; whether the name is taken does not matter.
+
+        Whoever starts several sessions asks for each first. Returns the definition as it would be kept.
+        """
+
     async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
         """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08)."""
 
     async def status(self, name: str) -> SessionStatus:
         """Return how a session stands. Raises AgentNotFound."""
+
+    async def definition(self, name: str) -> SessionDefinition:
+        """Return what a session was started with. Raises AgentNotFound."""
 
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """End a session and its whole process tree; its history stays (S08, S26).

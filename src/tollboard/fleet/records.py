@@ -100,6 +100,16 @@ class SessionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionDefinition:
+    """What a session was asked to be. A secret in `options` is a reference such as `$NAME`."""
+
+    session: str
+    path: str
+    backend: str
+    options: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One finished turn of a session's history."""
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from tollboard.clock import Clock
 from tollboard.errors import AgentDead, AgentExists, AgentNotFound, Overloaded, UnknownBackend
 from tollboard.fleet.ledger import Ledger
-from tollboard.fleet.records import Life, SessionRecord
+from tollboard.fleet.records import Life, SessionDefinition, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
-from tollboard.fleet.settings import FleetSettings, resolve_references
+from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
 from tollboard.runtime import telemetry
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.results import Reason
@@ -96,6 +96,11 @@ class Roster:
         """Tell those who wait for a request that no agent has in hand; also the `on_complete` of every request."""
         endings, self.endings = self.endings, asyncio.Event()
         endings.set()
+
+    async def check(self, asked: SessionDefinition) -> None:
+        """Raise what its backend would raise if this session were started."""
+        own = resolve_references(check_options(asked.options), os.environ)
+        await self.backend(asked.backend).check_start({**own, "cwd": asked.path})
 
     async def start(self, session: LiveSession) -> None:
         """Start the session's agent, which takes over its queue; what it really runs with is not known yet."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tollboard.errors import InvalidOption, InvalidPath, InvalidPrompt, UnknownBackend
+from tollboard.errors import Invalid, InvalidName, InvalidOption, InvalidPath, InvalidPrompt, UnknownBackend
 from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
+from tollboard.ids import check_name, looks_like_id
+from tollboard.runtime.options import split_options
 
+OURS = ("cwd", "env_marker", "answered")
+"""Options that every backend gets from the fleet itself."""
 ASKED = ("model", "permission_mode")
 """Options that a provider reports back, by the same name."""
 
@@ -50,7 +54,7 @@ class FleetSettings:
         real = os.path.realpath(os.path.expanduser(text))
         if not os.path.isdir(real):
             what = "is not a directory" if os.path.exists(real) else "does not exist"
-            raise InvalidPath(f"the working directory {real!r} {what}; create it or give another --path")
+            raise InvalidPath(f"the working directory {real!r} {what}; create it or give another path")
         if self.roots and not any(Path(real).is_relative_to(os.path.realpath(root)) for root in self.roots):
             raise InvalidPath(
                 f"the working directory {real!r} is outside of what is allowed: {', '.join(self.roots)}"
@@ -114,6 +118,21 @@ def _same(name: str, wanted: str, effective: str) -> bool:
         # Providers answer an alias such as `sonnet` with the full name of what it stands for.
         return wanted.lower() in effective.lower()
     return False
+
+
+def check_session_name(name: str) -> None:
+    """Raise InvalidName for what cannot be the name of a session."""
+    check_name(name)
+    if looks_like_id(name):
+        raise InvalidName(f"{name!r} looks like the id of a session; choose another name")
+
+
+def check_options(options: Mapping[str, object], ours: Collection[str] = OURS) -> dict[str, object]:
+    """Return those options that the backend is to check. Raises Invalid, InvalidOption for the others."""
+    if taken := options.keys() & set(ours):
+        raise Invalid(f"{min(taken)} is not an option: the fleet sets it itself")
+    refuse_secrets(options)
+    return split_options(dict(options))[1]
 
 
 def refuse_secrets(options: Mapping[str, object]) -> None:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from tollboard.clock import Clock
-from tollboard.errors import DaemonError, Invalid, InvalidName, StoreError
+from tollboard.errors import DaemonError, Invalid, StoreError
 from tollboard.fleet import receipts, recovery
 from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE
 from tollboard.fleet.control import Control
@@ -47,6 +47,7 @@ from tollboard.fleet.records import (
     Life,
     Poll,
     Receipt,
+    SessionDefinition,
     SessionRecord,
     SessionStatus,
     StopReport,
@@ -56,11 +57,10 @@ from tollboard.fleet.records import (
 )
 from tollboard.fleet.roster import BackendDirectory, Roster
 from tollboard.fleet.session_agent import status_of
-from tollboard.fleet.settings import FleetSettings, refuse_secrets
+from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
 from tollboard.fleet.tail import Tail
-from tollboard.ids import check_name, looks_like_id, new_ref
+from tollboard.ids import new_ref
 from tollboard.runtime.approval import Decision
-from tollboard.runtime.options import split_options
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase
 
@@ -70,8 +70,6 @@ INTERRUPTED_S = 10.0
 """How long the turns that a close interrupts may take to end."""
 STOP_S = 10.0
 """How long the agents may take to stop after that."""
-OURS = ("cwd", "env_marker", "answered")
-"""Options that every backend gets from the fleet itself."""
 LOCAL = Caller()
 
 
@@ -185,21 +183,31 @@ class Switchboard:
     ) -> SessionStatus:
         """See `Board.start_session`."""
         self._open()
-        check_name(name)
-        if looks_like_id(name):
-            raise InvalidName(f"{name!r} looks like the id of a session; choose another name")
-        self.settings.check_backend(backend)
-        self._roster.backend(backend)
-        real = self.settings.check_path(path)
-        if taken := options.keys() & set(OURS):
-            raise Invalid(f"{min(taken)} is not an option: the fleet sets it itself")
-        refuse_secrets(options)
-        split_options(dict(options))
+        asked = self._define(name, path, backend, options)
         record = SessionRecord(
-            id=new_ref(), name=name, path=real, backend=backend, options=dict(options), life=Life.LIVE,
+            id=new_ref(), name=name, path=asked.path, backend=backend, options=asked.options, life=Life.LIVE,
             halted=False, created_at=self._clock.time(),
         )  # fmt: skip
         return (await self._lifecycle.start(record, self.caller)).status()
+
+    def _define(
+        self, name: str, path: str | os.PathLike[str], backend: str, options: Mapping[str, object]
+    ) -> SessionDefinition:
+        check_session_name(name)
+        self.settings.check_backend(backend)
+        self._roster.backend(backend)
+        real = self.settings.check_path(path)
+        check_options(options)
+        return SessionDefinition(name, real, backend, dict(options))
+
+    async def check_session(
+        self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
+    ) -> SessionDefinition:
+        """See `Board.check_session`."""
+        self._open()
+        asked = self._define(name, path, backend, options)
+        await self._roster.check(asked)
+        return asked
 
     async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
@@ -215,6 +223,11 @@ class Switchboard:
         """See `Board.status`."""
         session = self._roster.find(name)
         return session.status() if session is not None else status_of(await self._roster.record(name))
+
+    async def definition(self, name: str) -> SessionDefinition:
+        """See `Board.definition`."""
+        record = await self._roster.record(name)
+        return SessionDefinition(record.name, record.path, record.backend, record.options)
 
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""

@@ -84,11 +84,18 @@ _add("start_session", SEND, takes.Start, records.SessionStatus,
      (e.AgentExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
       e.BackendError),
      name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
+_add("check_session", SEND, takes.Start, records.SessionDefinition,
+     lambda b, a: b.fleet.check_session(a.name, path=a.path, backend=a.backend, **a.options),
+     "Say what would keep a session from being started, and start nothing.",
+     (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
+     name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
 _add("list_sessions", READ, takes.ListSessions, tuple[records.SessionStatus, ...],
      lambda b, a: b.fleet.list_sessions(all=a.all),
      "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
 _add("status", READ, takes.OfSession, records.SessionStatus, lambda b, a: b.fleet.status(a.name),
      "Say how a session stands.", (e.AgentNotFound,), name="api")  # fmt: skip
+_add("definition", READ, takes.OfSession, records.SessionDefinition, lambda b, a: b.fleet.definition(a.name),
+     "Say what a session was started with.", (e.AgentNotFound,), name="api")  # fmt: skip
 _add("stop_session", SEND, takes.Stop, records.StopReport, lambda b, a: b.fleet.stop_session(a.name, drain=a.drain),
      "End a session and its processes; its history stays. With `drain` the turn in flight finishes first.",
      (e.AgentNotFound,), name="api", drain=True)  # fmt: skip
@@ -170,6 +177,15 @@ _add("pool_start", SEND, pool_takes.PoolStart, pools.PoolView,
      (e.PoolExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
       e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
+_add("pool_check", SEND, pool_takes.PoolStart, pools.PoolSpec,
+     lambda b, a: b.pools.check(
+         a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
+         min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
+     "Say what would keep a pool from being started, and start nothing.",
+     (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
+     name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
+_add("pool_definition", READ, pool_takes.OfPool, pools.PoolSpec, lambda b, a: b.pools.definition(a.name),
+     "Say what a pool is asked to be.", (e.PoolNotFound,), name="reviews")  # fmt: skip
 _add("pool_list", READ, pool_takes.PoolList, tuple[pools.PoolView, ...], lambda b, a: b.pools.list(all=a.all),
      "List the pools, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
 _add("pool_status", READ, pool_takes.OfPool, pools.PoolView, lambda b, a: b.pools.status(a.name),

@@ -110,6 +110,19 @@ class Backend(ABC, Generic[S]):
         """Return a session with a fresh conversation and the same options; called only between turns."""
         raise Unsupported(f"backend {self.name!r} cannot start a fresh conversation")
 
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Raise InvalidOption for options that `start_session` would refuse, by looking at nothing but them.
+
+        Must be quick: no extra is imported. A backend that does not implement it is asked at the start only.
+        """
+
+    async def check_start(self, options: Mapping[str, object]) -> None:
+        """Raise what `start_session` would raise with these options, also for what lies outside them (a key, an extra).
+
+        Starts nothing. Called before several sessions are started, so that none is when one of them could not be.
+        """
+        self.check_options(options)
+
     async def check(self) -> Health:
         """Say whether this backend could work here (program, login); what `tollboard doctor` shows. Calls no model."""
         return Health(ok=True, detail="built in")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Protocol
 
-from tollboard.fleet.pools.records import PoolDeleted, PoolView, ResultsPage, Submitted, TaskRecord
+from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
 
 DEFAULT_STRATEGY = "round_robin"
@@ -36,11 +36,25 @@ class PoolBoard(Protocol):
         BackendError (which worker, and why), StoreError.
         """
 
+    async def check(
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolSpec:  # fmt: skip
+        """Raise what `start` would raise, and start nothing; whether the name is taken does not matter.
+
+        Returns what the pool would be asked to be, as it would be kept.
+        """
+
     async def list(self, *, all: bool = False) -> tuple[PoolView, ...]:
         """Return the pools, oldest first; with `all` the stopped ones too."""
 
     async def status(self, name: str) -> PoolView:
         """Return how a pool stands. Raises PoolNotFound."""
+
+    async def definition(self, name: str) -> PoolSpec:
+        """Return what a pool is asked to be; `scale` changes it. Raises PoolNotFound."""
 
     async def submit(
         self, name: str, tasks: str | Task | Sequence[str | Task], *, timeout: float | None = None

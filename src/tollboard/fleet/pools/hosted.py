@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
+from tollboard.fleet.pools.asking import POOL_OURS
 from tollboard.fleet.pools.ledger import PoolLedger
 from tollboard.fleet.pools.records import PoolRecord, PoolSpec, PoolView
 from tollboard.fleet.roster import MARKER, BackendDirectory
-from tollboard.fleet.settings import FleetSettings, resolve_references
+from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
 from tollboard.pool.journal import PoolJournal
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import Backlog, PoolStatus
@@ -51,10 +53,17 @@ class Host:
         self.settings = settings
         self._backends = backends
 
-    def load(self, name: str) -> None:
-        """Raise UnknownBackend for a backend that is not there or not allowed."""
-        self.settings.check_backend(name)
-        _ = self._backends.load(name)
+    def settle(self, asked: PoolSpec) -> PoolSpec:
+        """Return what is asked with its real path. Raises UnknownBackend, InvalidPath, also for what is not allowed."""
+        self.settings.check_backend(asked.backend)
+        _ = self._backends.load(asked.backend)
+        return replace(asked, path=self.settings.check_path(asked.path))
+
+    async def check(self, asked: PoolSpec) -> PoolSpec:
+        """Raise what the backend would raise if the workers were started, else return what was asked."""
+        own = resolve_references(check_options(asked.options, POOL_OURS), os.environ)
+        await self._backends.load(asked.backend).check_start({**own, "cwd": asked.path})
+        return asked
 
     async def open(
         self, record: PoolRecord, backlog: Sequence[Backlog] = (), first_index: int = 0

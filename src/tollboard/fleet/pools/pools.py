@@ -14,9 +14,9 @@ import asyncio
 import contextlib
 import copy
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, TypeVar
 
 from tollboard.clock import Clock
@@ -24,7 +24,6 @@ from tollboard.errors import (
     Conflict,
     DaemonError,
     Invalid,
-    InvalidName,
     NotCancellable,
     PoolNotFound,
     PoolStopped,
@@ -33,6 +32,7 @@ from tollboard.errors import (
     TollboardError,
 )
 from tollboard.fleet.board import MAX_WAIT_S
+from tollboard.fleet.pools.asking import ask
 from tollboard.fleet.pools.board import (
     DEFAULT_MAX_QUEUED,
     DEFAULT_STRATEGY,
@@ -56,15 +56,13 @@ from tollboard.fleet.pools.recovery import recover
 from tollboard.fleet.pools.roster import PoolRoster
 from tollboard.fleet.records import Caller
 from tollboard.fleet.roster import BackendDirectory
-from tollboard.fleet.settings import FleetSettings, refuse_secrets
-from tollboard.fleet.switchboard import LOCAL, OURS
-from tollboard.ids import check_name, looks_like_id, new_ref
+from tollboard.fleet.settings import FleetSettings
+from tollboard.fleet.switchboard import LOCAL
+from tollboard.ids import new_ref
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import Task
-from tollboard.pool.settings import PoolSettings, settle_settings
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval, Reject
-from tollboard.runtime.options import split_options
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Pressure, Runtime
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata
@@ -72,11 +70,6 @@ from tollboard.runtime.telemetry import EventName, Measurements, Metadata
 logger = logging.getLogger("tollboard.fleet.pools")
 
 R = TypeVar("R")
-_OURS = frozenset(OURS) | {
-    "backends", "backlog", "first_index", "journal", "max_queued_bytes", "max_result_bytes", "max_results", "runtime",
-    "worker",
-}  # fmt: skip
-"""Options that every pool gets from the fleet itself."""
 CLOSE_S = 10.0
 """How long the workers may take to end once the daemon has interrupted them."""
 NOBODY_ASKS = (
@@ -167,26 +160,35 @@ class Pools:
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`."""
         self._open()
-        check_name(name)
-        if looks_like_id(name):
-            raise InvalidName(f"{name!r} looks like the id of a pool; choose another name")
-        settings = settle_settings(
-            size, name=name, role=role, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
-            max_queued=max_queued, **_UNUSED,
+        asked = ask(
+            name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
+            min=min, max=max, retries=retries, max_queued=max_queued, options=options,
         )  # fmt: skip
-        self._host.load(backend)
-        real = self._settings.check_path(path)
-        if taken := options.keys() & _OURS:
-            raise Invalid(f"{sorted(taken)[0]} is not an option: the fleet sets it itself")
-        refuse_secrets(options)
-        _ = split_options(dict(options))
-        spec = _spec(settings, real, backend, strategy, min, max, options)
+        spec = self._host.settle(asked)
         record = PoolRecord(
             id=new_ref(), name=name, spec=spec, life=PoolLife.LIVE, created_at=self._runtime.clock.time(),
             created_by=str(self.caller),
         )  # fmt: skip
         self._state.reserve(name)
         return (await self._whole(self._start(record))).view()
+
+    async def check(
+        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
+        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
+        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
+        **options: object,
+    ) -> PoolSpec:  # fmt: skip
+        """See `PoolBoard.check`."""
+        self._open()
+        asked = ask(
+            name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
+            min=min, max=max, retries=retries, max_queued=max_queued, options=options,
+        )  # fmt: skip
+        return await self._host.check(self._host.settle(asked))
+
+    async def definition(self, name: str) -> PoolSpec:
+        """See `PoolBoard.definition`."""
+        return (await self._record(name)).spec
 
     async def _start(self, record: PoolRecord) -> HostedPool:
         try:
@@ -350,23 +352,6 @@ class Pools:
         if record is None:
             raise PoolNotFound(f"there is no pool {name!r}")
         return record
-
-
-_UNUSED: Mapping[str, Any] = {
-    "max_queued_bytes": 64 * 1024 * 1024, "max_results": 0, "max_result_bytes": 0, "cooldown_s": 5.0,
-    "max_restarts": 3, "restart_window_s": 60.0,
-}  # fmt: skip
-
-
-def _spec(
-    settings: PoolSettings, path: str, backend: str, strategy: str, min: Size | None, max: Size | None,
-    options: Mapping[str, object],
-) -> PoolSpec:  # fmt: skip
-    return PoolSpec(
-        size=settings.sizes, path=path, backend=backend, strategy=strategy, rate=settings.rate, burst=settings.burst,
-        min=None if min is None else settings.minimum, max=None if max is None else settings.maximum,
-        retries=settings.retries, max_queued=settings.max_queued, options=dict(options),
-    )  # fmt: skip
 
 
 def _submitted(accepted: Sequence[Any]) -> tuple[Submitted, ...]:

@@ -73,7 +73,7 @@ def hint(error: errors.TollboardError) -> str:
 def report(error: errors.TollboardError, out: Output) -> int:
     """Print an error and return its exit code: on one line what happened, on the next what to do."""
     message = str(error) or (type(error).__doc__ or "")
-    if out.json or isinstance(error, errors.WireError):
+    if out.json or isinstance(error, errors.WireError | errors.InvalidFleet):
         return complain(out, error.code, message, hint(error), exit_code(error))
     what, advice = parted(message)
     better = hint(error)  # commands, where the message has words

@@ -203,6 +203,23 @@ async def test_a_dead_session_is_brought_back_with_its_history(case: Case) -> No
     assert (await board.status("api")).life is Life.LIVE
 
 
+async def test_one_that_stays_dead_keeps_nothing_else_down(case: Case) -> None:
+    await case.up(GATED)
+    await case.board.close(grace_s=0)
+    await case.world.store.close()
+    case.world.shelf.missing.add("gated")
+    await case.world.open()
+    case.world.shelf.missing.clear()
+
+    async def fail() -> None:
+        raise Conflict("not today")
+
+    case.world.gated.on_start = fail
+    steps = await case.up(f"{GATED}[sessions.more]\nbackend = 'echo'\n")
+    assert actions(steps) == ["keep", "start"]
+    assert "not today" in str(steps["api"].problem)
+
+
 async def test_a_dead_session_that_was_halted_stays_as_it_is(case: Case) -> None:
     await case.up(GATED)
     await case.board.halt("api")
@@ -245,6 +262,8 @@ async def test_two_who_start_the_same_file_at_once(case: Case) -> None:
 async def test_pools_need_a_board_for_pools(case: Case) -> None:
     with pytest.raises(Invalid, match="has pools, and this board has none"):
         await up(case.board, case.fleet())
+    with pytest.raises(Invalid, match="has pools, and this board has none"):
+        await down(case.board, case.fleet())
     assert actions(await case.up("[sessions.a]\nbackend = 'echo'\n")) == ["start"]
 
 

@@ -76,7 +76,9 @@ def test_up_says_what_to_look_at(p: Person, work: Path) -> None:
     status = p.board.do(p.board.board.status("api"))
     p.board.board._roster.bury(p.board.board._roster.get(status.id), "it fell over")
     p.board.do(p.board.board.halt("api"))
-    assert "! api: it fell over" in p.does("up")
+    said = p.types("up")
+    assert said.code == 1
+    assert "! api: it fell over" in said.out
 
 
 def test_json(p: Person) -> None:

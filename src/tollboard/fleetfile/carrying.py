@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tollboard.errors import AgentExists, AgentNotFound, PoolExists, TollboardError
+from tollboard.errors import AgentDead, AgentExists, AgentNotFound, PoolExists, TollboardError
 from tollboard.fleet.board import Board
 from tollboard.fleet.pools.board import PoolBoard
 from tollboard.fleet.pools.records import PoolView
@@ -82,13 +82,17 @@ class _Hands:
     def __init__(self, board: Board, fleet: Fleet, pools: PoolBoard | None) -> None:
         self._board = board
         self._fleet = fleet
-        self._pools = pools_of(board, pools)
+        self._pools = pools_of(board, fleet, pools)
 
     async def do(self, step: Step) -> Step:
         """Do one step and return what was done."""
         match step.action:
             case Action.RESUME:
-                _ = await self._board.resume(step.name)
+                try:
+                    _ = await self._board.resume(step.name)
+                except AgentDead as wrong:
+                    # It must not keep the others down.
+                    return replace(step, action=Action.KEEP, problem=str(wrong))
             case Action.START:
                 try:
                     await self._start(step)
@@ -122,7 +126,7 @@ class _Hands:
             await self._of_pools().start(step.name, **pool_arguments(self._fleet.pools[step.name]))
 
     def _of_pools(self) -> PoolBoard:
-        assert self._pools is not None, "`plan` has looked"
+        assert self._pools is not None
         return self._pools
 
 
@@ -142,7 +146,7 @@ async def down(
     stops nothing. With `now` all of it is ended at once. A session of the same name in another directory is another
     one, and goes on.
     """
-    theirs = pools_of(board, pools) if fleet.pools else None
+    theirs = pools_of(board, fleet, pools)
     live = {status.name: status for status in await board.list_sessions()}
     views = {} if theirs is None else {view.name: view for view in await theirs.list()}
     if not now:

@@ -60,9 +60,17 @@ class Step:
     """Whether a turn is running now, which ends first when the session is replaced."""
 
 
-def pools_of(board: Board, pools: PoolBoard | None = None) -> PoolBoard | None:
-    """Return the pools that belong to a board: those given, else those it has."""
-    return pools if pools is not None else getattr(board, "pools", None)
+def pools_of(board: Board, fleet: Fleet, pools: PoolBoard | None = None) -> PoolBoard | None:
+    """Return the pools that belong to a board: those given, else those it has; `None` when the file has none.
+
+    Raises Invalid when the file has pools and the board has not.
+    """
+    if not fleet.pools:
+        return None
+    found: PoolBoard | None = pools if pools is not None else getattr(board, "pools", None)
+    if found is None:
+        raise Invalid(f"{fleet.file} has pools, and this board has none; give pools=")
+    return found
 
 
 async def plan(
@@ -88,20 +96,19 @@ class _Sides:
     def __init__(self, board: Board, fleet: Fleet, pools: PoolBoard | None) -> None:
         self._board = board
         self._fleet = fleet
-        self._pools = pools_of(board, pools)
+        self._pools = pools_of(board, fleet, pools)
         self._live: dict[str, SessionStatus] = {}
         self._views: dict[str, PoolView] = {}
 
     async def look(self) -> None:
-        """See what runs. Raises Invalid when the file has pools and there is no board for them."""
+        """See what runs."""
         self._live = {status.name: status for status in await self._board.list_sessions()}
-        if self._fleet.pools:
-            self._views = {view.name: view for view in await self.pools().list()}
+        if self._pools is not None:
+            self._views = {view.name: view for view in await self._pools.list()}
 
     def pools(self) -> PoolBoard:
-        """Return the board of pools."""
-        if self._pools is None:
-            raise Invalid(f"{self._fleet.file} has pools, and this board has none; give pools=")
+        """Return the board of pools; asked for only where the file has some."""
+        assert self._pools is not None
         return self._pools
 
     async def sessions(self, replace: bool) -> list[Step]:

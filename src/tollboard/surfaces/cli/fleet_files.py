@@ -10,6 +10,7 @@ import typer
 
 from tollboard.errors import DaemonUnreachable
 from tollboard.surfaces.cli.app import SESSIONS, command
+from tollboard.surfaces.cli.failures import DONE, FAILED
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
 from tollboard.surfaces.cli.text import count, one_line
@@ -61,7 +62,7 @@ def up(
         cli.out.document({"file": fleet.file, "done": True, "steps": steps})
     else:
         _print_steps(cli.out, fleet, steps, 0)
-    return 0
+    return FAILED if any(_is_down(step) for step in steps) else DONE
 
 
 async def _carry_out(cli: Cli, board: Client, fleet: Fleet, replace: bool) -> Sequence[Step]:
@@ -96,7 +97,12 @@ def _show_plan(cli: Cli, fleet: Fleet, replace: bool) -> int:
         cli.out.document({"file": fleet.file, "done": False, "steps": steps})
     else:
         _print_steps(cli.out, fleet, steps, 1)
-    return 0
+    return DONE
+
+
+def _is_down(step: Step) -> bool:
+    """Return whether it is dead, and stays so."""
+    return step.problem is not None and step.action in ("keep", "leave")
 
 
 COLUMNS = (Column("NAME"), Column("KIND"), Column("STATE"), Column("DETAIL", gives="right"))
@@ -105,7 +111,7 @@ COLUMNS = (Column("NAME"), Column("KIND"), Column("STATE"), Column("DETAIL", giv
 def _print_steps(out: Output, fleet: Fleet, steps: Sequence[Step], word: int) -> None:
     out.table(COLUMNS, [_row(fleet, step, word) for step in steps])
     for step in steps:
-        if step.problem is not None and step.action in ("keep", "leave"):
+        if _is_down(step):
             out.line(f"! {step.name}: {step.problem}", "yellow")
     if any(step.action == "leave" for step in steps):
         out.beside("start anew what differs, with a new conversation: tollboard up --replace")
@@ -171,7 +177,7 @@ def down(
         cli.out.document({"file": fleet.file, "steps": done})
     else:
         _print_downed(cli.out, done)
-    return 0
+    return DONE
 
 
 def _print_downed(out: Output, done: Sequence[Downed]) -> None:

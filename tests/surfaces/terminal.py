@@ -20,6 +20,7 @@ from tests.surfaces.screen import screen
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x1b[=>]")
 WAIT_S = 30.0
+ROWS = 50
 
 
 class Terminal:
@@ -27,9 +28,18 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], *, columns: int = 140) -> None:
         self._main, its = pty.openpty()
-        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        size = {
+            "COLUMNS": str(columns),
+            "LINES": str(ROWS),
+        }  # a test worker may have others in its environment
         self._process = subprocess.Popen(
-            command, stdin=its, stdout=its, stderr=its, env={**os.environ, **env}, start_new_session=True
+            command,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            env={**os.environ, **size, **env},
+            start_new_session=True,
         )
         os.close(its)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -54,7 +54,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 SHOWN_FAULTS = 20
@@ -239,13 +238,13 @@ class InvalidFleet(Invalid):
 
     code = "invalid_fleet"
 
-    def __init__(self, file: str, faults: Sequence[str]) -> None:
+    def __init__(self, file: str, *faults: str) -> None:
         listed = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         many = f"{file} has {len(faults)} faults:{listed}{more}"
-        super().__init__(f"{file}: {faults[0]}" if len(faults) == 1 else many)
+        super().__init__(": ".join((file, *faults)) if len(faults) < 2 else many)
         self.file = file
-        self.faults = tuple(faults)
+        self.faults = faults
 
 
 class UnknownBackend(Invalid):

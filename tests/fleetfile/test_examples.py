@@ -30,16 +30,16 @@ def test_the_research_desk_writes_its_report(tmp_path: Path) -> None:
     )  # fmt: skip
     told = iter(run.stdout.splitlines())
     for wanted in (
-        "notice              subagent_started  researcher",
-        "notice              subagent_completed  researcher: The library says: library/argon.txt:2: Found in 1894",
-        "notice              subagent_started  writer",
+        "notice              sub-agent  researcher has begun",
+        "notice              sub-agent  researcher is done: The library says: library/argon.txt:2: Found in 1894",
+        "notice              sub-agent  writer has begun",
         "approval.requested  write_file",
         "by            research/writer",
         "$ kill -9 ",
         "by            research/writer",
         "edited: write_file of research",
         "approval.decided    edit",
-        "notice              subagent_completed  writer: It is written.",
+        "notice              sub-agent  writer is done: It is written.",
         "The report on the noble gases is in report.md.",
         "- Neon, krypton, xenon: Ramsay and Travers, 1898",
         "research  session  unchanged",

@@ -159,7 +159,7 @@ class _Sides:
             if (fault := await _fault(self._check(step))) is not None
         ]
         if faults:
-            raise InvalidFleet(self._fleet.file, faults)
+            raise InvalidFleet(self._fleet.file, *faults)
 
     def _check(self, step: Step) -> Awaitable[object]:
         if step.kind == "pool":

@@ -51,7 +51,7 @@ def read_fleet(path: str | os.PathLike[str], backends: BackendDirectory | None =
 
 def _load(file: Path) -> Table:
     def wrong(what: str) -> InvalidFleet:
-        return InvalidFleet(str(file), [what])
+        return InvalidFleet(str(file), what)
 
     try:
         with file.open("rb") as stream:
@@ -95,7 +95,7 @@ class _Reader:
     def stop_if_faulty(self) -> None:
         """Raise InvalidFleet if anything was found wrong."""
         if self._faults:
-            raise InvalidFleet(self._file, self._faults)
+            raise InvalidFleet(self._file, *self._faults)
 
     def _section(self, tables: Table, kind: str) -> Mapping[str, Table]:
         """Return the tables `[kind.NAME]`."""

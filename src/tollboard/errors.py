@@ -237,14 +237,15 @@ class InvalidFleet(Invalid):
     """The fleet file cannot be used; nothing was started or stopped. `faults` are all that were found."""
 
     code = "invalid_fleet"
+    faults: tuple[str, ...] = ()
 
     def __init__(self, file: str, *faults: str) -> None:
         listed = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         many = f"{file} has {len(faults)} faults:{listed}{more}"
         super().__init__(": ".join((file, *faults)) if len(faults) < 2 else many)
-        self.file = file
-        self.faults = faults
+        if faults:
+            self.faults = faults
 
 
 class UnknownBackend(Invalid):

@@ -184,11 +184,22 @@ async def test_a_run_away_loop_ends_at_its_limit(options: dict[str, object], api
 
 async def test_a_limit_on_tokens_ends_the_turn(options: dict[str, object], api: ModelAPI) -> None:
     talk = Talk({**options, "limits": {"total_tokens_limit": 20}})
-    api.script(*[call("list_files")] * 10)
+    api.script(*[call("list_files")] * 2, "fine again")
+    turn = await talk.say("go")
+    assert "20" in of(turn, ErrorEvent)[0].message
+    assert len(api.requests) == 2
+    assert (await talk.say("again")).text == "fine again", "the limit is for a turn, not for a life"
+    await talk.close()
+
+
+async def test_a_limit_holds_for_sub_agents_too(options: dict[str, object], api: ModelAPI) -> None:
+    below = {"name": "helper", "description": "Helps.", "system_prompt": "I am below."}
+    talk = Talk({**options, "limits": {"request_limit": 2}, "sub_agents": [below]})
+    api.script(_task("helper", "help"), *[call("list_files")] * 2, "it could not")
     turn = await talk.say("go")
     await talk.close()
-    assert "20" in of(turn, ErrorEvent)[0].message
-    assert len(api.requests) < 4
+    assert turn.text == "it could not"
+    assert "request_limit of 2" in of(turn, ToolResultEvent)[0].content
 
 
 # --- people decide ----------------------------------------------------------------------------------------------
@@ -279,7 +290,7 @@ async def test_a_conversation_goes_on_after_a_restart(talk: Talk, api: ModelAPI)
     assert [m.text for m in api.requests[-1].messages if m.text] == ["first", "one", "second"]
 
 
-async def test_a22_a_turn_that_asked_goes_on_after_a_restart_and_repeats_nothing(
+async def test_a23_a_turn_that_asked_goes_on_after_a_restart_and_repeats_nothing(
     talk: Talk, api: ModelAPI, tmp_path: Path
 ) -> None:
     count = call("run_command", command="echo x >> count; cat count").calls[0]
@@ -304,6 +315,7 @@ async def test_a22_a_turn_that_asked_goes_on_after_a_restart_and_repeats_nothing
     again = await talk.say("go", lambda request: Approve(), ref=first.ref)
     assert [r.id for r in again.requests] == [r.id for r in first.requests]
     assert again.text == "done"
+    assert of(again, UsageEvent)[0].usage.input_tokens == 20, "all of the turn, before the restart too"
     assert (tmp_path / "work" / "count").read_text() == "x\n"
     assert len(api.requests) == 2
 

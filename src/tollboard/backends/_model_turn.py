@@ -118,7 +118,6 @@ class Conversation:
         loop = await self._ready(memory)
         if loop is None:
             return ErrorEvent(GONE.format(id=self.id))
-        before = loop.sum_usage()
         try:
             if loop.head.ref == turn.ref:
                 outcome = await self._go_on(loop)
@@ -130,7 +129,7 @@ class Conversation:
         except Exception as failure:
             # A model's client may raise anything; what the provider says is what a person needs to read.
             outcome = Failed(f"{type(failure).__name__}: {failure}", Cause.MODEL)
-        usage = loop.total(before)
+        usage = loop.newly()
         await events.put(UsageEvent(usage))
         if isinstance(outcome, Completed):
             self._answered = True
@@ -189,7 +188,7 @@ class Conversation:
     def _make_child(self, loop: Loop, definition: Definition, id: str, instructions: str) -> Run:
         return Run(
             definition, instructions, id=id, path=loop.path, parent=loop.id, memory=self._memory, deps=loop.deps,
-            model=loop.model, clock=SystemClock(), observer=self._heard,
+            model=loop.model, limits=loop.limits, clock=SystemClock(), observer=self._heard,
         )  # fmt: skip
 
     # -- what is shown

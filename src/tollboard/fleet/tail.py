@@ -8,6 +8,7 @@ its own pace, so a slow one costs nothing and misses nothing that retention stil
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
@@ -246,11 +247,15 @@ def _received(_: Measurements, metadata: Metadata) -> Rows:
             for start in range(0, len(text), PIECE):
                 yield "text", {"text": text[start : start + PIECE], "message": message}
         case events.ToolUseEvent(id, tool, arguments):
-            yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(repr(arguments))}
+            yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(_json(arguments))}
         case events.ToolResultEvent(id, content, is_error):
             yield "tool_result", {"id": id, "is_error": is_error, **_cut_field("content", content)}
         case events.NoticeEvent(name, message):
             yield "notice", {"name": name, "message": _cut(message)}
+
+
+def _json(arguments: Mapping[str, object]) -> str:
+    return json.dumps(arguments, ensure_ascii=False, default=repr)
 
 
 def _gap(after: int, items: Sequence[FeedItem]) -> bool:

@@ -63,6 +63,9 @@ class Head:
     usage: dict[str, Any] = field(default_factory=dict)
     below: dict[str, Any] = field(default_factory=dict)
     """The usage of sub-agents that have ended."""
+    own_before: dict[str, Any] = field(default_factory=dict)
+    all_before: dict[str, Any] = field(default_factory=dict)
+    """The usage when the newest prompt came: the run's own, and with all below it."""
     status: str = "idle"
     result: dict[str, Any] | None = None
     """How the run ended, once it has."""

@@ -43,6 +43,7 @@ from tollboard.subagents.journal import Call, Head, RunJournal
 from tollboard.subagents.messages import (
     arguments_of,
     as_usage,
+    limits_after,
     name_apart,
     summary_message,
     summary_of,
@@ -105,7 +106,8 @@ class Loop:
         self.show = show
         self._journal = journal
         self._heard = heard
-        self._limits = limits or UsageLimits(request_limit=None)
+        self.limits = limits or UsageLimits(request_limit=None)
+        """For each prompt; those below have the same for theirs."""
         self._kept = 0
         """How many of the messages are written down."""
         self._ref = ""
@@ -167,10 +169,13 @@ class Loop:
             call.decision = decision
             await journal.note(call)
 
-    def total(self, since: RunUsage | None = None) -> Usage:
-        """Return the usage of this run and of all below it; with `since` only what came after."""
-        total = self.sum_usage()
-        return as_usage(total if since is None else total - since)
+    def total(self) -> Usage:
+        """Return the usage of this run and of all below it."""
+        return as_usage(self.sum_usage())
+
+    def newly(self) -> Usage:
+        """Return the same since the newest prompt came."""
+        return as_usage(self.sum_usage() - usage_from(self.head.all_before))
 
     def sum_usage(self) -> RunUsage:
         """Return the same, as Pydantic AI counts."""
@@ -189,6 +194,8 @@ class Loop:
         """
         if prompt is not None:
             self._ref = ref
+            self.head.own_before = usage_fields(self.usage)
+            self.head.all_before = usage_fields(self.sum_usage())
             if self.unfinished:
                 results = await self.calls.settle(tool_calls(self.messages[-1]))
                 self.messages.append(ModelRequest(parts=results))
@@ -215,7 +222,7 @@ class Loop:
             message_history=list(self.messages) or None,
             deps=self.deps,
             usage=self.usage,
-            usage_limits=self._limits,
+            usage_limits=limits_after(self.limits, usage_from(self.head.own_before)),
             **self._guard.at_run(),
         ) as run:
             node: Any = run.next_node

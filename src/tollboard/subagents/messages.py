@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, UsageLimits
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart, UserPromptPart
 from pydantic_ai.usage import RunUsage
 
@@ -60,6 +61,23 @@ def usage_from(fields: Mapping[str, Any]) -> RunUsage:
     """Return the usage that `usage_fields` wrote."""
     cost = fields.get("cost")
     return RunUsage(**{**fields, **({} if cost is None else {"cost": Decimal(cost)})})
+
+
+LIMITS = {
+    "request_limit": "requests",
+    "tool_calls_limit": "tool_calls",
+    "input_tokens_limit": "input_tokens",
+    "output_tokens_limit": "output_tokens",
+    "total_tokens_limit": "total_tokens",
+}
+"""Which count each limit is for."""
+
+
+def limits_after(limits: UsageLimits, used: RunUsage) -> UsageLimits:
+    """Return the limits for someone who has used so much already, and may use as much again as they say."""
+    given = {name: limit for name in LIMITS if (limit := getattr(limits, name)) is not None}
+    more: dict[str, Any] = {name: limit + getattr(used, LIMITS[name]) for name, limit in given.items()}
+    return replace(limits, **more) if more else limits
 
 
 def as_usage(usage: RunUsage) -> Usage:

@@ -24,6 +24,8 @@ from tollboard.subagents.outcome import Cause, Completed, Failed, Interrupt, Int
 from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig, tool_names
 
 if TYPE_CHECKING:
+    from pydantic_ai import UsageLimits
+
     from tollboard.subagents.loop import Loop
 
 logger = logging.getLogger("tollboard.subagents")
@@ -46,6 +48,7 @@ class Run:
         memory: Memory | None = None,
         deps: Any = None,
         model: Any = None,
+        limits: UsageLimits | None = None,
         clock: Clock,
         observer: Observer | None = None,
         known: dict[str, Run] | None = None,
@@ -77,6 +80,7 @@ class Run:
             make_child=self._make_child,
             deps=deps,
             model=model,
+            limits=limits,
             heard=self._heard if self._observer is not None else None,
         )
         self._known[id] = self
@@ -84,7 +88,7 @@ class Run:
     def _make_child(self, loop: Loop, definition: Definition, id: str, instructions: str) -> Run:
         return Run(
             definition, instructions, id=id, path=loop.path, parent=self.id, memory=self._memory, deps=loop.deps,
-            model=loop.model, clock=self._clock, observer=self._observers, known=self._known,
+            model=loop.model, limits=loop.limits, clock=self._clock, observer=self._observers, known=self._known,
         )  # fmt: skip
 
     async def load(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tollboard.daemon.transport import LIMIT_BYTES, Answer, SocketTransport
+from tollboard.daemon.transport import LIMIT_BYTES, Answer, SocketTransport, _Line
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: begun\n\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -187,3 +189,40 @@ async def test_closing_ends_what_is_under_way(server: Server, home: Path) -> Non
         await http.close()
         with pytest.raises(ConnectionError):
             await asking
+
+
+async def test_a_connection_that_is_closed_is_gone_at_once(server: Server, home: Path) -> None:
+    """And not at the next collection of garbage, with its loop, whose destructor swallows a Ctrl-C of that moment."""
+    server.answer = OK
+    gc.collect()
+    gc.disable()
+    try:
+        async with client(home) as http:
+            await http.request("GET", "/")
+            (line,) = (weakref.ref(line) for line in http._idle)
+        await asyncio.sleep(0)
+        assert line() is None
+    finally:
+        gc.enable()
+
+
+def test_ctrl_c_in_the_middle_of_an_answer_is_no_lost_connection(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def calls() -> None:
+        made = Server()
+        made.answer = OK
+        async with await asyncio.start_unix_server(made.serve, home / "daemon.sock"):
+            try:
+                async with client(home) as http:
+                    await http.request("GET", "/")
+            finally:
+                for writer in made.connections:
+                    writer.close()
+
+    monkeypatch.setattr(_Line, "on_message_complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(calls())

@@ -120,7 +120,8 @@ class _Line(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._parser: httptools.HttpResponseParser
+        self._parser: httptools.HttpResponseParser | None = None
+        self.status = 0
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: deque[bytes] = deque()
         self._ahead_bytes = 0
@@ -129,10 +130,6 @@ class _Line(asyncio.Protocol):
         self._since = 0.0
 
     # -- for the transport
-
-    @property
-    def status(self) -> int:
-        return self._parser.get_status_code()
 
     @property
     def reusable(self) -> bool:
@@ -211,8 +208,13 @@ class _Line(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            self._transport.abort()  # nothing was asked
+            return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as exc:
+            raise exc.__context__ or exc from None  # such as Ctrl-C, which the parser has wrapped
         except httptools.HttpParserError as exc:
             self._end(ConnectionError(f"that was no HTTP: {exc}"))
             self._transport.abort()
@@ -222,12 +224,15 @@ class _Line(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parser = None  # it holds us: the loop would stay until a collection finds the two
         self._end(exc if isinstance(exc, OSError) else ConnectionResetError("the connection has ended"))
 
     # -- called by the parser
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         self._begun = True
+        self.status = self._parser.get_status_code()
         self._kept = self._parser.should_keep_alive()  # known only now: at the end it is forgotten
 
     def on_body(self, body: bytes) -> None:

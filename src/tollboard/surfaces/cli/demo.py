@@ -18,7 +18,7 @@ import typer
 from tollboard.surfaces.cli.app import DAEMON, command
 from tollboard.surfaces.cli.failures import DONE, FAILED, STOPPED_BY_USER, complain
 from tollboard.surfaces.cli.invocation import Cli
-from tollboard.surfaces.cli.stage import DoesNotHold, Stage, directory_of_its_own
+from tollboard.surfaces.cli.stage import DoesNotHold, Stage
 from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def demo(
     begun = time.monotonic()
     remove = False
     try:
-        with directory_of_its_own(home):
+        with stage.directory_of_its_own():
             try:
                 _play(stage)
             finally:

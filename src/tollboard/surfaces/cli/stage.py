@@ -54,6 +54,7 @@ class Stage:
     typed: list[Typed] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     _daemons: list[int] = field(default_factory=list)
+    _asked_to_end: bool = False
 
     def heading(self, text: str) -> None:
         """Begin a part."""
@@ -67,6 +68,8 @@ class Stage:
         """Type a command, show it and what it says, and return its standard output."""
         from tollboard.surfaces.cli import main
 
+        if self._asked_to_end:
+            raise KeyboardInterrupt
         self._prompt(shlex.join(("tollboard", *words)))
         out, both = _Tee(sys.stdout, show=not self.quiet), _Tee(sys.stderr, show=not self.quiet)
         with redirect_stdout(out), redirect_stderr(both):
@@ -129,6 +132,27 @@ class Stage:
 
         return Cli(home=self.home).run(ask_health, start=False)
 
+    @contextmanager
+    def directory_of_its_own(self) -> Iterator[None]:
+        """Let every command use this state directory, and treat a request to end as Ctrl-C, so that we clean up."""
+
+        def end(*_: object) -> None:
+            # Raised inside a destructor it is lost, and a collection of garbage runs them: so it is remembered.
+            self._asked_to_end = True
+            raise KeyboardInterrupt
+
+        before = os.environ.get(HOME_VARIABLE)
+        handler = signal.signal(signal.SIGTERM, end)
+        os.environ[HOME_VARIABLE] = str(self.home)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            if before is None:
+                del os.environ[HOME_VARIABLE]
+            else:
+                os.environ[HOME_VARIABLE] = before
+
     def _prompt(self, command: str) -> None:
         self._show(f"{paint('$', 'dim', sys.stdout)} {paint(command, 'cyan', sys.stdout)}\n")
 
@@ -163,26 +187,6 @@ class _Tee(io.TextIOBase):
     def isatty(self) -> bool:
         """Tell whether what is shown is shown on a terminal."""
         return self._show and self._stream.isatty()
-
-
-@contextmanager
-def directory_of_its_own(home: Path) -> Iterator[None]:
-    """Let every command use this state directory, and treat a request to end as Ctrl-C, so that we clean up."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = os.environ.get(HOME_VARIABLE)
-    handler = signal.signal(signal.SIGTERM, end)
-    os.environ[HOME_VARIABLE] = str(home)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if before is None:
-            del os.environ[HOME_VARIABLE]
-        else:
-            os.environ[HOME_VARIABLE] = before
 
 
 def _end(pid: int, with_signal: signal.Signals | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from tests.daemon.process import DaemonProcess
 from tollboard.daemon.client import Client
 from tollboard.errors import (
     AgentDead,
+    AgentNotFound,
     InvalidName,
     InvalidOption,
     InvalidPrompt,
@@ -85,9 +87,11 @@ async def test_s12_a_stop_on_a_full_disk_says_so_and_is_done_once_there_is_space
             with pytest.raises(StoreUnavailable, match=r"'api' is being stopped.*free some space"):
                 await board.stop_session("api")
             filler.unlink()
-            assert set((await board.stop_session("api")).failed) == {ref, *kept}
+            with contextlib.suppress(AgentNotFound):  # by now the first stop may have been written down
+                await board.stop_session("api")
             assert await board.list_sessions() == ()
-            assert (await board.poll("api", ref)).receipt.outcome == "stopped"
+            ended = [(await board.poll("api", each)).receipt.outcome for each in (ref, *kept)]
+            assert set(ended) == {"stopped"}
 
 
 async def _send_until_full(board: Client) -> list[str]:

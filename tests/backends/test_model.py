@@ -454,6 +454,18 @@ async def test_a_task_goes_to_a_sub_agent_and_its_usage_adds_up(
     assert [e.message for e in of(turn, NoticeEvent)] == ["helper has begun", "helper is done: helped"]
 
 
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a13_the_list_of_sub_agents_can_be_kept_out_of_the_prompt(
+    options: dict[str, object], api: ModelAPI, listed: bool
+) -> None:
+    below = {"name": "helper", "description": "Helps with everything.", "system_prompt": "I am below."}
+    talk = Talk({**options, "sub_agents": [below], "list_sub_agents": listed})
+    await talk.say("go")
+    await talk.close()
+    assert ("Helps with everything." in json.dumps(api.requests[0].body)) == listed
+    assert "helper" in json.dumps(api.requests[0].body["tools"]), "its name is in the schema all the same"
+
+
 async def test_a16_a_question_from_three_levels_down_says_where_it_comes_from(
     options: dict[str, object], api: ModelAPI, tmp_path: Path
 ) -> None:

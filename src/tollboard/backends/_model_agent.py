@@ -122,6 +122,7 @@ def _definition(
         repeatable=frozenset(READ_ONLY),
         summarise_at=toolbox.options.summarise_at,
         sub_agents=below,
+        list_sub_agents=spec.list_sub_agents,
         bare=top,
     )
     if not spec.general_purpose:

@@ -62,6 +62,7 @@ class AgentSpec:
     display_text: str = ""
     sub_agents: tuple[AgentSpec, ...] = ()
     general_purpose: bool = False
+    list_sub_agents: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,7 @@ _OF_EVERY_AGENT: dict[str, Check] = {
     "max_runs": whole(1),
     "sub_agents": _sub_agents,
     "general_purpose": flag,
+    "list_sub_agents": flag,
 }
 _AGENT: dict[str, Check] = {
     **_OF_EVERY_AGENT,

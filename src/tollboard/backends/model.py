@@ -51,7 +51,7 @@ class ModelBackend(Backend[ModelSession]):
     100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and
     entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true, false or
     {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`, `sub_agents`,
-    `general_purpose`, `summarise_at` (tokens).
+    `general_purpose`, `list_sub_agents`, `summarise_at` (tokens).
     """
 
     name: ClassVar[str] = "model"

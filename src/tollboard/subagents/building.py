@@ -153,7 +153,8 @@ def _task_tools(definition: Definition) -> list[Tool[Any]]:
         return []
     tools = [
         Tool.from_schema(
-            _not_called, name=TASK, description=task_description(definition.sub_agents),
+            _not_called, name=TASK,
+            description=task_description(definition.sub_agents, listed=definition.list_sub_agents),
             json_schema=task_schema(definition.sub_agents),
         )
     ]  # fmt: skip

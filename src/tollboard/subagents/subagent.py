@@ -59,6 +59,8 @@ class Definition:
     summarise_at: int | None = None
     """Tokens at which a summary takes the conversation's place; `None`: never."""
     sub_agents: tuple[Definition, ...] = ()
+    list_sub_agents: bool = True
+    """Whether the `task` tool's description lists them; off where the system prompt says it already."""
 
     def check(self) -> None:
         """Raise InvalidOption, or InvalidName, for the first thing that is wrong."""
@@ -201,6 +203,7 @@ def general_purpose(parent: SubAgentConfig, *, block: Sequence[str] = ()) -> Sub
         initial_messages=(),
         use_instructions="",
         sub_agents=(),
+        list_sub_agents=True,
     )
 
 

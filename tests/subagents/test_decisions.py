@@ -368,7 +368,7 @@ async def test_a15_several_tasks_of_one_message_run_side_by_side() -> None:
     assert isinstance(await run(top), Completed)
 
 
-async def test_a20_e54_e59_three_levels_with_two_branches_interrupted_at_once() -> None:
+async def test_a20_e54_e55_e56_e59_three_levels_with_two_branches_interrupted_at_once() -> None:
     desk = Desk()
     config, brains = nested(desk)
     async with SubAgentServer() as server:

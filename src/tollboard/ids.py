@@ -12,20 +12,22 @@ from tollboard.errors import InvalidName
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
-_RAND_BITS = 62
-_VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
-_COUNTER_MAX = 0xFFF
+_STEP_BITS = 32
+_TAIL_MIN, _TAIL_MAX = 0x1000_0000_0000, 0xFFFF_FFFF_FFFF
+"""So that it always has twelve digits: filling it up would cost as much as all the rest."""
 
 _random = random.Random(os.urandom(32))
 _getrandbits = _random.getrandbits
 _last_ms = 0
-_counter = 0
+_tail = 0
 _prefix = ""
-"""The first half of a ref, the same for every ref of one millisecond."""
+"""Everything but the last twelve digits: the same for every ref of one millisecond."""
 
 
 def _reseed() -> None:
+    global _last_ms
     _random.seed(os.urandom(32))
+    _last_ms = 0
 
 
 # A forked child would otherwise repeat its parent's refs.
@@ -35,26 +37,27 @@ os.register_at_fork(after_in_child=_reseed)
 def new_ref() -> str:
     """Return a new UUIDv7 string; refs made by one process sort in the order they were made.
 
-    The 12 bits after the millisecond are a counter (RFC 9562, method 1), the last 62 are random.
+    All that follows the millisecond is random; within it the last 48 bits go up by a random step (RFC 9562, method 2).
     """
-    global _counter
+    global _tail
     ms = time.time_ns() // 1_000_000
-    _counter += 1
+    _tail += 1 + _getrandbits(_STEP_BITS)
     if ms > _last_ms:
         _begin(ms)
-    elif _counter > _COUNTER_MAX:
-        # The clock stood still or went back for so long that the counter is full: borrow the next millisecond.
+    elif _tail > _TAIL_MAX:
+        # The clock stood still or went back for so long that the tail is full: borrow the next millisecond.
         _begin(_last_ms + 1)
-    digits = hex(_VERSION_AND_VARIANT | _counter << 64 | _getrandbits(_RAND_BITS))  # with 0x in front
-    return f"{_prefix}{digits[2:6]}-{digits[6:10]}-{digits[10:]}"
+    return f"{_prefix}{_tail:x}"
 
 
 def _begin(ms: int) -> None:
-    """Begin a millisecond: the counter starts anew."""
-    global _last_ms, _counter, _prefix
+    """Begin a millisecond: everything is drawn anew, the tail from its lower half so that it has room to grow."""
+    global _last_ms, _tail, _prefix
     _last_ms = ms
-    _counter = 0
-    _prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-"
+    _tail = _TAIL_MIN + _getrandbits(47)
+    version = 0x7000 | _getrandbits(12)
+    variant = 0x8000 | _getrandbits(14)
+    _prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-{version:x}-{variant:x}-"
 
 
 def check_name(name: str) -> str:

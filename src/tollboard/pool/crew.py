@@ -28,7 +28,7 @@ from tollboard.pool.task import WAITING, WITH_WORKER, Place, PoolTask
 from tollboard.pool.worker import Slot, Worker
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.runtime.runtime import Runtime
-from tollboard.runtime.status import Phase
+from tollboard.runtime.status import IDLE, PROCESSING
 
 logger = logging.getLogger("tollboard.pool")
 
@@ -192,7 +192,7 @@ class Crew:
             worker.failed += 1
             self.desk.settle(task, outcome)
         phase = worker.machine.phase
-        if phase is Phase.PROCESSING or phase is Phase.IDLE:
+        if phase is PROCESSING or phase is IDLE:
             self.feed(worker)
         if self.unassigned:
             self.wake()

@@ -24,7 +24,6 @@ from tollboard.pool.streams import Follower
 from tollboard.pool.task import ENDED, WAITING, Place, PoolTask
 from tollboard.pool.worker import Slot
 from tollboard.runtime import telemetry
-from tollboard.runtime.mailbox import size_in_bytes
 from tollboard.runtime.results import Failed, Outcome, Reason
 from tollboard.runtime.runtime import Runtime
 
@@ -92,8 +91,6 @@ class TaskDesk:
         if not crew.workers:
             crew.require()
         task = PoolTask(new_ref(), prompt, self._time(), crew, hint_s)
-        if not prompt.isascii():
-            task.size = size_in_bytes(prompt)
         if task.size > self.settings.max_queued_bytes:
             self.admission.check(task.size)
         return task
@@ -167,7 +164,6 @@ class TaskDesk:
         for old in sorted(backlog, key=lambda task: task.index):
             _, role, hint_s = self.settings.check_task(old.prompt, old.role, old.hint_s)
             task = PoolTask(old.ref, old.prompt, old.submitted_at, self.crews[role], hint_s)
-            task.size = size_in_bytes(old.prompt)
             task.index, task.attempt = old.index, old.attempt
             first_index = max(first_index, old.index + 1)
             worker = task.crew.place(task)

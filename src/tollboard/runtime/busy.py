@@ -83,8 +83,9 @@ async def busy_period(machine: Machine) -> None:
 
 async def take_turn(machine: Machine, request: Request) -> None:
     """Take one request to its one outcome, through as many attempts as `handle_error` asks for."""
-    prompt = request.prompt
+    original = request.prompt
     while True:
+        prompt = original
         request.attempt += 1
         now = machine.clock.monotonic()
         turn = Turn(machine, request, now)
@@ -93,7 +94,26 @@ async def take_turn(machine: Machine, request: Request) -> None:
             options = machine.options
             silence_s = options.silence_s
             machine.watch(options.watchdog_s if silence_s is None else min(options.watchdog_s, silence_s))
-        outcome = await _outcome_of(machine, turn, prompt)
+        try:
+            if machine.hooks.pre_turn:
+                prompt = await _pre_turn(machine, turn, prompt)
+            turn.stage = COMMIT
+            request.started_at = machine.clock.time()
+            if machine.remembers:
+                commit = machine.journal.started(request)
+                if commit is not None:
+                    await _started(commit)
+            if turn.ending is not None:
+                raise NotRun(turn.ending)
+            if machine.telemetry.handlers:
+                _emit_start(machine, turn, prompt, original)
+            turn.stage = STREAM
+            outcome = await _stream(machine, turn, prompt)
+        except BaseException as exc:
+            outcome = _failure(turn, exc)
+        if turn.ending is not None:
+            outcome = turn.ending
+            turn.absorb_cancel()
         if turn.left:
             machine.turn = None
             return
@@ -110,7 +130,7 @@ async def take_turn(machine: Machine, request: Request) -> None:
         if following is None or not _is_retry(turn, outcome, following):
             break
         emit_end(machine, turn, outcome, retried=True)
-        prompt = following.text  # type: ignore[union-attr] # _is_retry says so
+        original = following.text  # type: ignore[union-attr] # _is_retry says so
         await machine.runtime.scheduler.slot()
         if machine.phase is not PROCESSING:
             outcome, following = Failed(Reason.STOPPED), None
@@ -124,10 +144,11 @@ async def take_turn(machine: Machine, request: Request) -> None:
         expire_unasked(machine.journal, machine.telemetry, request, UNDECIDED)
     if following is not None and machine.phase is PROCESSING:
         _follow(machine, following)
-    commit = machine.journal.finished(request, outcome, machine.clock.monotonic() - now)
-    if commit is not None:
-        request.outcome = outcome
-        outcome = await _committed(commit, outcome)
+    if machine.remembers:
+        commit = machine.journal.finished(request, outcome, machine.clock.monotonic() - now)
+        if commit is not None:
+            request.outcome = outcome
+            outcome = await _committed(commit, outcome)
     machine.turn = None
     machine.resolve(request, outcome)
     if machine.telemetry.handlers:
@@ -165,42 +186,23 @@ def _is_retry(turn: Turn, outcome: Outcome, following: Next) -> bool:
 # -- the steps ---------------------------------------------------------------------------------
 
 
-async def _outcome_of(machine: Machine, turn: Turn, original: str) -> Outcome:
-    """Run the attempt; whatever happens becomes an outcome, only `Crash` and a cancel from outside go through."""
-    try:
-        prompt = original
-        if machine.hooks.pre_turn:
-            prompt = await _pre_turn(machine, turn, original)
-        turn.stage = COMMIT
-        turn.request.started_at = machine.clock.time()
-        commit = machine.journal.started(turn.request)
-        if commit is not None:
-            await _started(commit)
-        if turn.ending is not None:
-            raise NotRun(turn.ending)
-        if machine.telemetry.handlers:
-            _emit_start(machine, turn, prompt, original)
-        turn.stage = STREAM
-        outcome = await _stream(machine, turn, prompt)
-    except NotRun as exc:
-        outcome = exc.outcome
-    except CancelledError as exc:
-        if turn.ending is None and callbacks.is_cancelled():
-            raise
-        # Else something that the backend awaited was cancelled: its own affair, not the agent's end.
-        outcome = turn.ending or Failed(Reason.STREAM_CRASHED, callbacks.describe(exc))
-    except Crash:
-        raise
-    except BackendError as exc:
-        outcome = Failed(Reason.BACKEND_ERROR, str(exc))
-    except EventLogOverflow as exc:
-        outcome = Failed(Reason.EVENT_OVERFLOW, str(exc))
-    except Exception as exc:
-        outcome = Failed(Reason.STREAM_CRASHED, f"{type(exc).__name__}: {exc}")
-    if turn.ending is not None:
-        outcome = turn.ending
-        turn.absorb_cancel()
-    return outcome
+def _failure(turn: Turn, exc: BaseException) -> Outcome:
+    """Return what an attempt that raised comes to; only `Crash` and a cancel from outside go through."""
+    match exc:
+        case NotRun():
+            return exc.outcome
+        case CancelledError():
+            if turn.ending is None and callbacks.is_cancelled():
+                raise exc
+            # Else something that the backend awaited was cancelled: its own affair, not the agent's end.
+            return turn.ending or Failed(Reason.STREAM_CRASHED, callbacks.describe(exc))
+        case BackendError():
+            return Failed(Reason.BACKEND_ERROR, str(exc))
+        case EventLogOverflow():
+            return Failed(Reason.EVENT_OVERFLOW, str(exc))
+        case Exception() if not isinstance(exc, Crash):
+            return Failed(Reason.STREAM_CRASHED, f"{type(exc).__name__}: {exc}")
+    raise exc
 
 
 async def _pre_turn(machine: Machine, turn: Turn, original: str) -> str:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+
+def slot_setters(cls: type[Any]) -> list[Callable[[object, object], None]]:
+    """Return what writes each field of a frozen, slotted dataclass, for the `__init__` of one that every turn makes.
+
+    The one that `dataclass` writes calls `object.__setattr__`, which looks each slot up again: twice the time.
+    """
+    return [cls.__dict__[each.name].__set__ for each in fields(cls)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +26,17 @@ class Usage:
     cost_usd: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TextEvent:
     """A piece of the agent's text. Pieces with the same `message` belong to one message."""
 
     kind: ClassVar[str] = "text"
     text: str = field(repr=False)
     message: str = ""
+
+    def __init__(self, text: str, message: str = "") -> None:
+        _set_text(self, text)
+        _set_message(self, message)
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""
@@ -84,7 +96,7 @@ class NoticeEvent:
         return len(self.message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ResultEvent:
     """The successful end of the stream. `text` is the final answer; `None` means: join the text events.
 
@@ -95,6 +107,11 @@ class ResultEvent:
     text: str | None = field(repr=False, default=None)
     usage: Usage | None = None
     session: object | None = field(repr=False, default=None)
+
+    def __init__(self, text: str | None = None, usage: Usage | None = None, session: object = None) -> None:
+        _set_result_text(self, text)
+        _set_result_usage(self, usage)
+        _set_result_session(self, session)
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""
@@ -113,6 +130,9 @@ class ErrorEvent:
         """Return roughly how many bytes of content this carries."""
         return len(self.message)
 
+
+_set_text, _set_message = slot_setters(TextEvent)
+_set_result_text, _set_result_usage, _set_result_session = slot_setters(ResultEvent)
 
 Event = TextEvent | ToolUseEvent | ToolResultEvent | UsageEvent | NoticeEvent | ResultEvent | ErrorEvent
 TERMINAL = (ResultEvent, ErrorEvent)

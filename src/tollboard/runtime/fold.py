@@ -48,10 +48,10 @@ class Fold:
             self._bytes_kept = kept
         else:
             self._leave_out(kind, size)
-        if isinstance(event, TextEvent):
-            self._text(event, size)
-        elif isinstance(event, UsageEvent):
-            self._usage = event.usage
+        if kind is TextEvent:
+            self._text(event, size)  # type: ignore[arg-type] # its kind says so
+        elif kind is UsageEvent:
+            self._usage = event.usage  # type: ignore[union-attr] # its kind says so
 
     def _leave_out(self, kind: type[Event], size: int) -> None:
         options = self._options
@@ -91,12 +91,17 @@ class Fold:
         draft.usage = end.usage or self._usage
         draft.duration_s = duration_s
         draft.provider_session_id = provider_session_id
-        draft.coverage = Coverage(
-            kept + self._left_out, kept, self._bytes_kept + self._bytes_left_out, self._bytes_kept
+        kept_bytes = self._bytes_kept
+        draft.coverage = _new(
+            Coverage, (kept + self._left_out, kept, kept_bytes + self._bytes_left_out, kept_bytes)
         )
         draft.__class__ = Response
         response: Response = draft
         return response
+
+
+_new = tuple.__new__
+"""Makes a named tuple without the call in between."""
 
 
 class _Draft:

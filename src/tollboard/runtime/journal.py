@@ -56,7 +56,7 @@ class Journal(Protocol):
 
 
 class NullJournal:
-    """Remembers nothing."""
+    """Remembers nothing; an agent that has this one does not ask it (`Machine.remembers`) on the way of every turn."""
 
     def accepted(self, request: Request) -> None:
         """Do nothing."""

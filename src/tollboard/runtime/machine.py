@@ -37,8 +37,9 @@ from tollboard.errors import (
 from tollboard.runtime import callbacks, telemetry
 from tollboard.runtime.agent import GenAgent, Prompt
 from tollboard.runtime.ending import Endings, end_unrun
+from tollboard.runtime.journal import Journal, NullJournal
 from tollboard.runtime.legal import LEGAL, Input
-from tollboard.runtime.mailbox import Mailbox, size_in_bytes
+from tollboard.runtime.mailbox import Mailbox
 from tollboard.runtime.request import CHAIN, FAIL, TELL, Request
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.status import IDLE, PROCESSING, STOPPING
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from tollboard.clock import Clock, Timer
     from tollboard.runtime.approvals import PendingApproval
     from tollboard.runtime.backend import Backend
-    from tollboard.runtime.journal import Journal
     from tollboard.runtime.notifications import Notifications
     from tollboard.runtime.options import AgentOptions
     from tollboard.runtime.runtime import Runtime
@@ -61,7 +61,8 @@ class Machine:
     __slots__ = (
         "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
         "halted", "hooks", "journal", "leaving", "mailbox", "name", "notifications", "options", "phase", "pre_run_due",
-        "provider_session_id", "rested", "runtime", "session", "subscriptions", "task", "telemetry", "turn", "upnext",
+        "provider_session_id", "remembers", "rested", "runtime", "session", "subscriptions", "task", "telemetry",
+        "turn", "upnext",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,8 @@ class Machine:
         self.provider_session_id: str | None = None
         self.options = options
         self.journal = journal
+        self.remembers = type(journal) is not NullJournal
+        """Whether the journal keeps anything: where it does not, no turn pays for its calls."""
         self.phase = IDLE
         self.halted = False
         self.halt_announced = False
@@ -116,14 +119,13 @@ class Machine:
         if self.halted and request.on_halt is FAIL:
             self.rejected(Input.PROMPT, "halted")
             raise SessionHalted(f"agent {self.name!r} is halted; resume it or let the prompt wait")
-        if not request.prompt.isascii():
-            request.size = size_in_bytes(request.prompt)
         options = self.options
         if request.size > options.max_queued_bytes:
             self.rejected(Input.PROMPT, "overloaded")
             raise Overloaded("mailbox", limit=options.max_queued_bytes, size=request.size, unit="bytes")
         if phase is IDLE and not self.halted and self.upnext is None and not self.mailbox:
-            request.commit = self.journal.accepted(request)
+            if self.remembers:
+                request.commit = self.journal.accepted(request)
             self.upnext = request
             self.work()
             return
@@ -141,7 +143,8 @@ class Machine:
             self.rejected(Input.PROMPT, "overloaded")
             raise
         try:
-            request.commit = self.journal.accepted(request)
+            if self.remembers:
+                request.commit = self.journal.accepted(request)
         except BaseException:
             mailbox.remove(request.ref)
             raise
@@ -160,7 +163,6 @@ class Machine:
             self.upnext = requests.pop(0)
         mailbox = self.mailbox = self.mailbox or Mailbox()
         for request in requests:
-            request.size = size_in_bytes(request.prompt)
             mailbox.items.append(request)
             mailbox.bytes += request.size
 
@@ -187,7 +189,6 @@ class Machine:
     def chain(self, prompt: Prompt) -> None:
         """Let a prompt of the agent's own run before the mailbox; it has its own slot (R30)."""
         request = Request(self.runtime.new_ref(), prompt.text, CHAIN, self.clock.time())
-        request.size = size_in_bytes(prompt.text)
         if self.draining:
             self.rejected(Input.PROMPT, "draining")
             return

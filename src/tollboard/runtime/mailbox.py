@@ -9,11 +9,6 @@ from tollboard.errors import Overloaded
 from tollboard.runtime.request import Request
 
 
-def size_in_bytes(text: str) -> int:
-    """Return the UTF-8 length; constant time for ASCII, lone surrogates count three."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
 class Mailbox:
     """A FIFO of requests."""
 

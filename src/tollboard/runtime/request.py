@@ -37,6 +37,11 @@ class OnHalt(StrEnum):
 WAIT, FAIL = OnHalt
 
 
+def size_in_bytes(text: str) -> int:
+    """Return the UTF-8 length; lone surrogates count three."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
 class Request:
     """One accepted prompt and its way: ref, prompt, origin, attempts and times (Unix seconds).
 
@@ -62,7 +67,7 @@ class Request:
         self.asked: dict[str, Asked] | None = None
         """What it asked people before a restart, by id; then its turn goes on, also in a mailbox that is halted."""
         self.attempt = 0
-        self.size = len(prompt)
+        self.size = len(prompt) if prompt.isascii() else size_in_bytes(prompt)
         self.started_at: float | None = None
         self.commit: Awaitable[None] | None = None
         self.outcome: Outcome | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tollboard.runtime.event import slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -52,11 +53,17 @@ class Pending:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Completed:
     """The turn ended with a response."""
 
     response: Response
+
+    def __init__(self, response: Response) -> None:
+        _set_response(self, response)
+
+
+(_set_response,) = slot_setters(Completed)
 
 
 @dataclass(frozen=True, slots=True)

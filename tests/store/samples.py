@@ -13,7 +13,7 @@ from tollboard.fleet.records import Life, SessionRecord
 from tollboard.ids import new_ref
 from tollboard.runtime.event import Usage
 from tollboard.runtime.request import Origin, Request
-from tollboard.runtime.response import Coverage, Response
+from tollboard.runtime.response import Response
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.store.journal import StoreJournal
 from tollboard.store.store import Store
@@ -41,7 +41,7 @@ def request(prompt: str = "do it", *, ref: str = "", at: float = 10.0) -> Reques
 
 
 def completed(text: str = "done", usage: Usage | None = None) -> Completed:
-    return Completed(Response(text, text, (), (), usage, 1.5, None, Coverage(0, 0, 0, 0)))
+    return Completed(Response(text, text, (), (), usage, 1.5, None))
 
 
 def failed(reason: Reason = Reason.BACKEND_ERROR, detail: str = "no luck") -> Failed:

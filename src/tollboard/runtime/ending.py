@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _weight(outcome: Outcome) -> int:
     if isinstance(outcome, Completed):
-        return len(outcome.response.text) + outcome.response.coverage.bytes_kept
+        return len(outcome.response.text) + outcome.response.bytes_kept
     return len(outcome.detail)
 
 

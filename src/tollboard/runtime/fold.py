@@ -7,7 +7,7 @@ from typing import Any
 
 from tollboard.runtime.event import TERMINAL, Event, ResultEvent, TextEvent, Usage, UsageEvent
 from tollboard.runtime.options import AgentOptions, EventLog
-from tollboard.runtime.response import Coverage, Response
+from tollboard.runtime.response import Response
 
 EVENT_TYPES = frozenset(Event.__args__)
 
@@ -79,7 +79,6 @@ class Fold:
         """Return the response that this stream, ended by `end`, comes to."""
         last = "".join(self._pieces)
         progress = tuple(self._messages) if self._messages is not None else ()
-        kept = len(self._events)
         text = end.text
         if text is None:
             text = last if not progress else "".join((*progress, last))
@@ -91,17 +90,12 @@ class Fold:
         draft.usage = end.usage or self._usage
         draft.duration_s = duration_s
         draft.provider_session_id = provider_session_id
-        kept_bytes = self._bytes_kept
-        draft.coverage = _new(
-            Coverage, (kept + self._left_out, kept, kept_bytes + self._bytes_left_out, kept_bytes)
-        )
+        draft.bytes_kept = self._bytes_kept
+        draft.events_left_out = self._left_out
+        draft.bytes_left_out = self._bytes_left_out
         draft.__class__ = Response
         response: Response = draft
         return response
-
-
-_new = tuple.__new__
-"""Makes a named tuple without the call in between."""
 
 
 class _Draft:

@@ -36,4 +36,14 @@ class Response:
     usage: Usage | None
     duration_s: float
     provider_session_id: str | None
-    coverage: Coverage
+    bytes_kept: int = 0
+    events_left_out: int = 0
+    bytes_left_out: int = 0
+
+    @property
+    def coverage(self) -> Coverage:
+        """Return what the event log kept, from three numbers: an object more in each answer is one more to collect."""
+        kept = len(self.events)
+        return Coverage(
+            kept + self.events_left_out, kept, self.bytes_kept + self.bytes_left_out, self.bytes_kept
+        )

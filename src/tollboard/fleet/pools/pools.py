@@ -73,7 +73,7 @@ R = TypeVar("R")
 CLOSE_S = 10.0
 """How long the workers may take to end once the daemon has interrupted them."""
 NOBODY_ASKS = (
-    "a worker cannot ask a person: start the pool with a permission mode or allowed tools that cover this"
+    "a worker cannot ask a person: start its pool with a permission mode, tools or guards that cover this"
 )
 
 

@@ -189,6 +189,13 @@ async def test_a_daemon_that_dies_ends_the_wait_and_the_tail_of_a_client_that_is
                 await draining
 
 
+async def _until(feed: AsyncIterator[FeedItem], kind: str) -> AsyncIterator[FeedItem]:
+    async for item in feed:
+        yield item
+        if item.kind == kind:
+            return
+
+
 async def test_s10_a_tail_goes_on_over_restarts_without_gaps_or_repeats(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,8 +221,10 @@ async def test_s10_a_tail_goes_on_over_restarts_without_gaps_or_repeats(
         with DaemonProcess(home) as daemon:
             board = await later.enter_async_context(Client.connect(home, start=False))
             await board.start_session("api", path=home, backend="echo")
-            await board.wait([await board.send("api", "before")])
-            first = (await board.events()).last_seq + 1
+            await board.send("api", "before")
+            async with contextlib.aclosing(board.tail(after=0)) as feed:
+                # A turn is told of after it has ended: once it is, nothing of it comes any more.
+                first = [item.seq async for item in _until(feed, "turn.completed")][-1] + 1
             monkeypatch.setattr(connection.Connection, "stream", watched)
             board.on_notice = notices.put_nowait
             taking = asyncio.create_task(take(board.tail()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,6 +40,7 @@ async def api() -> AsyncIterator[ModelAPI]:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     (tmp_path / "work").mkdir()
+    os.mkfifo(tmp_path / "work" / "begun")
     return tmp_path / "work"
 
 
@@ -100,7 +102,7 @@ async def test_a23_killed_while_a_tool_runs_it_is_not_run_again_and_the_conversa
     home: Path, work: Path, api: ModelAPI
 ) -> None:
     api.script(
-        Reply(calls=(ToolCall("run_command", {"command": "echo x >> count; echo $$ > pid; sleep 1000"}),)),
+        Reply(calls=(ToolCall("run_command", {"command": "echo x >> count; echo $$ > begun; sleep 1000"}),)),
         "Now?",
     )
     with DaemonProcess(home) as daemon:
@@ -108,10 +110,9 @@ async def test_a23_killed_while_a_tool_runs_it_is_not_run_again_and_the_conversa
             await start(board, api, work)
             ref = await board.send("m", "go")
             await board.decide((await waiting(board, 1))["run_command"].id, {"type": "approve"})
-            await written(work / "pid")
+            pid = await begun(work)
         daemon.signal(signal.SIGKILL)
         daemon.wait()
-    pid = int((work / "pid").read_text())
     with DaemonProcess(home):
         assert gone(pid)
         async with Client.connect(home, start=False) as board:
@@ -127,11 +128,9 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def written(path: Path) -> None:
-    """Wait until a command has written its file; it is another process, so there is nothing to be told by."""
-    async with asyncio.timeout(30):
-        while not (path.exists() and path.read_text().strip()):
-            await asyncio.sleep(0.01)
+async def begun(work: Path) -> int:
+    """Wait until a command has written its process id into the pipe there, and return it."""
+    return int(await asyncio.to_thread((work / "begun").read_text))
 
 
 async def test_a20_three_levels_down_and_beside_it_in_one_list(home: Path, work: Path, api: ModelAPI) -> None:
@@ -215,17 +214,17 @@ async def test_a26_nobody_decides_in_time(home: Path, work: Path, api: ModelAPI)
 async def test_a08_stopping_the_session_ends_its_commands_and_model_calls(
     home: Path, work: Path, api: ModelAPI
 ) -> None:
-    command = ToolCall("run_command", {"command": "echo $$ > pid; sleep 1000"})
+    command = ToolCall("run_command", {"command": "echo $$ > begun; sleep 1000"})
     api.script(Reply(calls=(*task("low").calls, command)), Reply("thinking", hang=True))
     with DaemonProcess(home):
         async with Client.connect(home, start=False) as board:
             await start(board, api, work, sub_agents=[below("low")], guards={"run_command": False})
             await board.send("m", "go")
-            await written(work / "pid")
+            pid = await begun(work)
             await api.wait_for_hanging()
             await board.stop_session("m")
             await api.wait_for_gone()
-            assert gone(int((work / "pid").read_text()))
+            assert gone(pid)
 
 
 async def test_bad_models_and_missing_keys_are_said_at_the_start(

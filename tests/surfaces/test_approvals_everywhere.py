@@ -101,7 +101,7 @@ async def typed(home: Path, *words: str) -> str:
         pytest.param(claude_code, "it", marks=pytest.mark.claude),
     ],
 )
-async def test_it_has_one_shape_and_one_command_whoever_asks(
+async def test_a25_it_has_one_shape_and_one_command_whoever_asks(
     start: Start, asker: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_KEY", "dummy")

@@ -210,9 +210,8 @@ class Calls:
         """Run the tool. Whatever it raises becomes something the model can read, but for halts and cancellation."""
         try:
             if call.decision is not None and not self._allowed(call.tool, tool):
-                result = await _run_approved(
-                    ctx, call.tool, args
-                )  # it asked by itself, and looks whether it may
+                # It asked by itself, and looks whether it may.
+                result = await _run_approved(ctx, call.tool, args)
             else:
                 result = await handler(args)
         except (ToolFailedError, ToolFailed) as failed:

@@ -138,7 +138,9 @@ def test_what_cannot_be_started_keeps_all_from_being_started(p: Person, work: Pa
     (work / "fleet.toml").write_text(f'{TEXT}\n[sessions.one]\nbackend = "model"\nmodel = "anthropic:x"\n')
     said = p.types("up")
     assert said.code == 2
-    assert said.err.startswith("error: fleet.toml: [sessions.one]: model 'anthropic:x' cannot be used")
+    assert said.err.startswith(
+        "error: fleet.toml: [sessions.one]: model 'anthropic:x' has no key: set ANTHROPIC_API_KEY"
+    )
     assert "ANTHROPIC_API_KEY" in said.err
     assert p.does("list") == ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ GUARDED = "tollboard.guarded"
 """The note on a tool that it waits for a person, and for which decisions."""
 NO_KEY = "no-key-needed"
 """What servers on one's own machine are given, which want none."""
+_KEY = re.compile(r"[Ss]et the `([A-Z][A-Z0-9_]*)` environment variable")
+"""How Pydantic AI says that a key is missing; what it advises besides is for those who write Python."""
 UNAPPROVED = "unapproved"
 """How Pydantic AI marks a tool that was made with `requires_approval=True`."""
 
@@ -128,6 +131,11 @@ def find_model(name: str, *, base_url: str | None = None, env: Mapping[str, str]
         return infer_model(name, lambda provider: _provider(provider, base_url, env or {}))
     except (UserError, ValueError, ImportError) as wrong:
         text = str(wrong)
+        if variable := _KEY.search(text):
+            raise BackendUnavailable(
+                f"model {name!r} has no key: set {variable[1]} where it runs. Sessions run in the daemon: end it with "
+                "`tollboard shutdown`, and the next command starts it with your environment"
+            ) from None
         if "nvironment variable" in text or "api_key" in text.lower() or isinstance(wrong, ImportError):
             raise BackendUnavailable(f"model {name!r} cannot be used: {text}") from None
         raise InvalidOption(

@@ -8,10 +8,10 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.daemon.process import DaemonProcess
+from tests.processes import gone
 from tollboard.daemon.client import Client
 from tollboard.errors import AlreadyDecided, BackendUnavailable, InvalidDecision, InvalidOption
 from tollboard.fleet.records import ApprovalRecord, PollCompleted
@@ -119,13 +119,6 @@ async def test_a23_killed_while_a_tool_runs_it_is_not_run_again_and_the_conversa
             assert await answer(board, ref) == "Now?"
     assert (work / "count").read_text() == "x\n"
     assert "not known whether this call ran" in next(iter(api.requests[-1].results.values()))
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 async def begun(work: Path) -> int:

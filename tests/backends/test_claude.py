@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.fakes.messages_api import MessagesAPI, Text, Tools
+from tests.processes import gone
 from tollboard.backends._process import find_processes
 from tollboard.backends.claude import ClaudeBackend, ClaudeSession
 from tollboard.ids import new_ref
@@ -113,13 +114,6 @@ async def cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def of(kind: type, events: list[Event]) -> list[Any]:

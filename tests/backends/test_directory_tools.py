@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import gone
 from tollboard.backends._commands import HEAD, TAIL
 from tollboard.backends._directory_tools import MAX_ENTRIES, MAX_MATCHES, DirectoryTools, ToolProblem
 
@@ -179,6 +180,24 @@ async def test_cancelling_ends_the_command(tools: DirectoryTools, work: Path) ->
     assert _none_alive(work)
 
 
+async def test_cancelling_in_the_middle_of_the_start_ends_the_command(
+    tools: DirectoryTools, work: Path
+) -> None:
+    os.mkfifo(work / "begun")
+    before = psutil.Process().children()
+    running = asyncio.create_task(
+        tools.run_command("setsid sleep 1000 & echo $! > pid; echo > begun; sleep 1000")
+    )
+    while psutil.Process().children() == before:
+        await asyncio.sleep(0)
+    # The loop stands still: the command goes on, the call that starts it does not return before it is cancelled.
+    (work / "begun").read_text()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert _none_alive(work)
+
+
 async def test_ending_one_command_leaves_the_other_alone(tools: DirectoryTools, work: Path) -> None:
     os.mkfifo(work / "go")
     slow = asyncio.create_task(tools.run_command("read line < go; echo $line"))
@@ -204,8 +223,4 @@ async def test_a_directory_that_vanished_is_named(tools: DirectoryTools, work: P
 
 
 def _none_alive(work: Path) -> bool:
-    pid = int((work / "pid").read_text())
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return gone(int((work / "pid").read_text()))

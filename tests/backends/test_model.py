@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import gone
 from tollboard.backends import load
 from tollboard.errors import BackendUnavailable, InvalidOption, StoreUnavailable
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
@@ -554,8 +555,6 @@ async def test_a_tool_of_an_mcp_server_is_called_and_its_process_ends_with_the_s
 ) -> None:
     import sys
 
-    import psutil
-
     server = tmp_path / "server.py"
     server.write_text(
         "import os\nfrom mcp.server import MCPServer\nserver = MCPServer('double')\n"
@@ -569,7 +568,7 @@ async def test_a_tool_of_an_mcp_server_is_called_and_its_process_ends_with_the_s
     assert [result[0] for result in results] == ["42", "8"]
     await talk.close()
     assert results[0][1] == results[1][1]
-    assert not psutil.pid_exists(int(results[0][1]))
+    assert gone(int(results[0][1]))
 
 
 # --- bad options ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import gone
 from tollboard.backends import _process
 from tollboard.backends._process import end_processes, find_processes, identify, reap
 from tollboard.ids import new_ref
@@ -50,13 +51,6 @@ def start(started: list[subprocess.Popen[str]], *argv: str, **env: str) -> tuple
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     return psutil.Process(process.pid), line
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 async def test_a_command_in_a_session_of_its_own_is_found_by_descent(
@@ -119,6 +113,15 @@ async def test_a_reused_pid_is_not_signalled(
     remembered._ident = (remembered.pid, 1.0)  # type: ignore[attr-defined]
     assert await end_processes(roots=[remembered]) == NO_PROCESSES
     assert not gone(process.pid)
+
+
+async def test_a_reused_pid_does_not_hide_a_process(started: list[subprocess.Popen[str]]) -> None:
+    value = new_ref()
+    process, _ = start(started, "bash", "-c", "echo up; read", TB_MARK=value)
+    remembered = next(each for each in psutil.process_iter() if each.pid == process.pid)
+    # As if psutil had looked last when another had this pid: it keeps what it has seen from one look to the next.
+    remembered._ident = (process.pid, 1.0)  # type: ignore[attr-defined]
+    assert (await end_processes(marker=("TB_MARK", value))).killed == (process.pid,)
 
 
 async def test_reaping_by_a_predicate_over_the_value(started: list[subprocess.Popen[str]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import gone
 from tollboard.backends._process import find_processes
 from tollboard.backends.scripted import ScriptedBackend, ScriptedSession
 from tollboard.errors import BackendError, InvalidOption
@@ -226,10 +227,7 @@ async def test_closing_early_ends_the_turns_processes(tmp_path: Path) -> None:
         await task
     started = turn.events[0]
     assert isinstance(started, NoticeEvent)
-    assert (
-        not psutil.pid_exists(int(started.message))
-        or psutil.Process(int(started.message)).status() == "zombie"
-    )
+    assert gone(int(started.message))
     assert kept.is_running()
     assert (await BACKEND.terminate_session(session)).killed == (kept.pid,)
 

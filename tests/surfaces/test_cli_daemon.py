@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+
+from tests.processes import gone
 
 PROGRAM = [sys.executable, "-c", "import sys; from tollboard.surfaces.cli import main; sys.exit(main())"]
 
@@ -64,7 +65,7 @@ def test_any_command_starts_the_daemon_and_shutdown_ends_it(shell: Shell, home: 
     pid = shell.pid()
     assert shell.run("send", "api", "hi", "--wait").stdout == "echo: hi\n"
     assert shell.does("shutdown") == "the daemon has ended\n"
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert gone(pid)
     assert shell.does("shutdown") == "no daemon is running\n"
     assert "api" in shell.does("list")
 

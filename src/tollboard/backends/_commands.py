@@ -36,7 +36,11 @@ class _Kept(asyncio.Protocol):
         self.head = bytearray()
         self.tail = bytearray()
         self.dropped = 0
+        self.output: asyncio.BaseTransport | None = None
         self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.output = transport
 
     def data_received(self, data: bytes) -> None:
         room = HEAD - len(self.head)
@@ -61,58 +65,66 @@ class Commands:
     def __init__(self, root: Path, marker: Marker | None) -> None:
         self._root = root
         self._marker = marker
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._running: set[str] = set()
+        self._endings: set[asyncio.Task[None]] = set()
 
     async def run(self, command: str, timeout_s: float) -> Result:
         """Run one to its end. Raises OSError when it cannot be started; cancelling ends it and all it started."""
         mark, kept = (COMMAND, new_ref()), _Kept()
+        process: asyncio.subprocess.Process | None = None
+        code: int | None = None
+        self._running.add(mark[1])
+        try:
+            process = await self._start(command, mark, kept)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    code = await process.wait()
+        finally:
+            # A task of its own: nothing of the command may stay, whoever cancels, however often.
+            ending = asyncio.create_task(self._end(mark, process, kept))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                await asyncio.wait({ending})
+                raise
+        return Result(kept.text(), code)
+
+    async def _start(self, command: str, mark: Marker, kept: _Kept) -> asyncio.subprocess.Process:
         # A pipe of our own: asyncio's would have the wait for the exit last until nobody holds the pipe any more.
         reader, writer = os.pipe()
-        process: asyncio.subprocess.Process | None = None
-        pipe = os.fdopen(reader, "rb", 0)
-        output, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: kept, pipe)
         try:
-            process = await asyncio.create_subprocess_exec(
+            await asyncio.get_running_loop().connect_read_pipe(lambda: kept, os.fdopen(reader, "rb", 0))
+            return await asyncio.create_subprocess_exec(
                 "/bin/sh", "-c", command, cwd=self._root, env=self._environment(mark),
                 stdin=asyncio.subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(writer)
-            if process is None:
-                output.close()
-        self._running[mark[1]] = process
-        try:
-            code: int | None = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    code = await process.wait()
-        finally:
-            # Shielded: nothing of the command may stay, whoever cancels.
-            ending = asyncio.ensure_future(self._end(mark, process, kept, output))
-            try:
-                await asyncio.shield(ending)
-            except asyncio.CancelledError:
-                await ending
-                raise
-        return Result(kept.text(), code)
 
-    async def _end(
-        self, mark: Marker, process: asyncio.subprocess.Process, kept: _Kept, output: asyncio.ReadTransport
-    ) -> None:
-        """End what is left of a command; then its output is whole."""
-        root = identify(process.pid) if process.returncode is None else None
+    async def _end(self, mark: Marker, process: asyncio.subprocess.Process | None, kept: _Kept) -> None:
+        """End what is left of a command; then its output is whole.
+
+        There is no process when the start failed or was cancelled; the shell may have run for a moment all the same.
+        """
+        root = identify(process.pid) if process is not None and process.returncode is None else None
         await end_processes(roots=[] if root is None else [root], marker=mark, term_wait_s=0.5)
-        await process.wait()
-        # One that cleaned its environment and left may still hold the pipe.
-        await asyncio.wait({kept.whole}, timeout=READ_WAIT_S)
-        output.close()
-        del self._running[mark[1]]
+        if process is not None:
+            await process.wait()
+        if kept.output is not None:
+            # One that cleaned its environment and left may still hold the pipe.
+            await asyncio.wait({kept.whole}, timeout=READ_WAIT_S)
+            kept.output.close()
+        self._running.discard(mark[1])
 
     async def close(self) -> ProcessReport:
         """End all that run. Idempotent."""
         if not self._running:
             return NO_PROCESSES
         reports = [await end_processes(marker=(COMMAND, id), term_wait_s=0.5) for id in tuple(self._running)]
+        if self._endings:
+            await asyncio.wait(self._endings)
         return ProcessReport(
             killed=tuple(pid for report in reports for pid in report.killed),
             unverified=tuple(left for report in reports for left in report.unverified),

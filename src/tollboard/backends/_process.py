@@ -16,7 +16,7 @@ import asyncio
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 
@@ -27,6 +27,7 @@ Marker = tuple[str, str]
 TERM_WAIT_S = 3.0
 KILL_WAIT_S = 5.0
 EXEC_WAIT_S, LOOKS, EXEC_LOOKS = 0.005, 3, 100
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 KTHREADD = 2
 
 
@@ -86,9 +87,16 @@ def _find(roots: Iterable[psutil.Process], matches: Matches | None) -> list[psut
     found = {process for root in roots for process in _family(root)}
     if matches is not None:
         # The marker first, then descent again: a marked process may have cleaned its child's environment.
-        for process in _marked(psutil.process_iter(), matches):
+        for process in _marked(_everyone(), matches):
             found |= set(_family(process))
     return [process for process in found if process.pid != os.getpid()]
+
+
+def _everyone() -> Iterator[psutil.Process]:
+    """Return all processes. psutil's own iterator keeps what it has seen, and so hides one whose pid was another's."""
+    for pid in psutil.pids():
+        if (process := identify(pid)) is not None:
+            yield process
 
 
 def _family(root: psutil.Process) -> list[psutil.Process]:
@@ -171,7 +179,7 @@ def _ours(processes: Iterable[psutil.Process], keep: frozenset[psutil.Process]) 
 def _alive(process: psutil.Process) -> bool:
     """Return whether it is this very process and still does something; a zombie only waits for its parent."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() not in ENDED
     except psutil.Error:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -542,6 +543,47 @@ async def test_a_tool_of_an_entry_point_is_called_by_its_name(
     await talk.close()
     assert of(turn, ToolResultEvent)[0].content == "HEY"
     assert api.requests[0].tools == ("shout",)
+
+
+async def test_a_tool_that_swallows_its_cancellation_changes_nothing_of_the_next_turn(
+    options: dict[str, object], api: ModelAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    monkeypatch.setattr("tollboard.backends._model_turn.CANCEL_S", 0.01)
+    begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> str:
+        """Hold on."""
+        begun.set()
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        ended.set()
+        return "late"
+
+    point = importlib.metadata.EntryPoint("stubborn", f"{__name__}:stubborn", "tollboard.tools")
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda **_: importlib.metadata.EntryPoints([point])
+    )
+    monkeypatch.setattr(importlib.metadata.EntryPoint, "load", lambda self: stubborn)
+    talk = Talk({**options, "tools": ["stubborn"]})
+    api.script(call("stubborn"), "I see.", "Still here.")
+    interrupted = asyncio.create_task(talk.say("go"))
+    await begun.wait()
+    interrupted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await interrupted
+    await talk.say("What happened?")
+    assert "not known whether this call ran" in next(iter(api.requests[1].results.values()))
+    kept = await talk.memory.load()
+    assert not [name for name in kept if ":c/1/" in name]
+    release.set()
+    await ended.wait()
+    await talk.close()
+    assert await talk.memory.load() == kept
+    assert (await talk.say("And now?")).events[-1].text == "Still here."  # type: ignore[union-attr]
+    assert len(api.requests) == 3
 
 
 async def shout(text: str) -> str:

@@ -195,13 +195,15 @@ async def test_a06_a_tool_that_swallows_cancellation_cannot_hold_the_caller(
                 continue
         return "late"
 
-    id = await server.start(SubAgent(config(Brain(calls(("stubborn", {}, "x"))), tools=(stubborn,)), "Go."))
+    brain = Brain(calls(("stubborn", {}, "x")))
+    id = await server.start(SubAgent(config(brain, tools=(stubborn,)), "Go."))
     running = asyncio.create_task(server.execute(id))
     await begun.wait()
     await server.cancel(id)
     assert server.get_status(id) is Status.CANCELLED
     release.set()
     await running
+    assert brain.asked == 1
 
 
 async def test_a07_a_crash_fails_the_caller_is_logged_and_the_parent_goes_on(

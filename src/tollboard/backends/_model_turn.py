@@ -1,7 +1,8 @@
 """The turns of a `model` session: a loop that runs, its questions put to people, its events streamed.
 
 turn()   a task runs the loop and puts events into a short queue; the stream reads it. Closing the stream cancels the
-         task, and with it the model call, the tools and every sub-agent below.
+         task, and with it the model call, the tools and every sub-agent below. The next turn reads from the memory
+         how it stands, so what is left of a turn that was cut off can do nothing to it.
 """
 
 from __future__ import annotations
@@ -61,11 +62,14 @@ class Conversation:
         self._clients = AsyncExitStack()
         self._opened = False
         self._loop: Loop | None = None
+        self._left: set[asyncio.Task[ResultEvent | ErrorEvent]] = set()
+        """Turns whose tools swallowed their cancellation."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
 
     async def close(self) -> ProcessReport:
         """End commands that still run and MCP servers, and close the connections."""
+        await asyncio.gather(*(self._end(working) for working in self._left))
         report = await self._directory.close()
         if self._toolbox.servers:
             closing = [asyncio.create_task(server.client.close()) for server in self._toolbox.servers]
@@ -88,10 +92,19 @@ class Conversation:
             yield self._stream(events, working)
         finally:
             if not working.done():
-                working.cancel()
-                await asyncio.wait({working}, timeout=CANCEL_S)
+                if self._loop is not None:
+                    self._loop.close()
+                    self._loop = None
+                await self._end(working)
             elif not working.cancelled():
                 working.exception()
+
+    async def _end(self, working: asyncio.Task[ResultEvent | ErrorEvent]) -> None:
+        """Cancel a turn and wait for its end, but not for ever: a tool may swallow the cancellation."""
+        self._left.add(working)
+        working.add_done_callback(self._left.discard)
+        working.cancel()
+        await asyncio.wait({working}, timeout=CANCEL_S)
 
     async def _stream(
         self, events: asyncio.Queue[Event], working: asyncio.Task[ResultEvent | ErrorEvent]

@@ -42,6 +42,17 @@ UNAPPROVED = "unapproved"
 """How Pydantic AI marks a tool that was made with `requires_approval=True`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A tool call as Pydantic AI hands it over: what is called, with which checked arguments, and what runs it."""
+
+    ctx: RunContext[Any]
+    part: ToolCallPart
+    tool: ToolDefinition
+    args: dict[str, Any]
+    handler: Callable[[dict[str, Any]], Any]
+
+
 @dataclass
 class Guard(AbstractCapability[Any]):
     """Leads every tool call of a run to its loop."""
@@ -72,7 +83,7 @@ class Guard(AbstractCapability[Any]):
         handler: Callable[[dict[str, Any]], Any],
     ) -> Any:
         """Hand the call over."""
-        return await self.loop.calls.handle(ctx, call, tool_def, args, handler)
+        return await self.loop.calls.handle(Execution(ctx, call, tool_def, args, handler))
 
 
 def _asked_by_us(tool: ToolDefinition) -> ToolDefinition:

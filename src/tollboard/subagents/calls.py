@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai import (
     ApprovalRequired,
     ModelRetry,
-    RunContext,
     ToolDefinition,
     ToolFailed,
     ToolReturn,
@@ -32,7 +31,7 @@ from tollboard.errors import ApprovalNotFound, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
-from tollboard.subagents.building import GUARDED, jsonable, misfit, to_text
+from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
 from tollboard.subagents.messages import arguments_of
 from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Halted, Interrupted, Outcome
@@ -63,6 +62,7 @@ class Calls:
     def __init__(self, loop: Loop, journal: RunJournal, make_child: ChildMaker) -> None:
         self.children: dict[str, Run] = {}
         self._calls: dict[str, Call] = {}
+        self._settled: tuple[Call, ...] = ()
         self._loop = loop
         self._definition = loop.definition
         self._guards = guards(loop.definition)
@@ -80,7 +80,8 @@ class Calls:
 
     def begin(self) -> tuple[Call, ...]:
         """Begin a new step; return the calls of the one that has ended."""
-        ended, self._calls = tuple(self._calls.values()), {}
+        ended, self._calls = (*self._settled, *self._calls.values()), {}
+        self._settled = ()
         return ended
 
     def knows(self, call_id: str) -> bool:
@@ -126,15 +127,15 @@ class Calls:
 
     async def settle(self, parts: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
         """End every call as it is, so that a new prompt may follow; return what the model is told of each."""
-        results = [ToolReturnPart(p.tool_name, self._settled(p.tool_call_id), p.tool_call_id) for p in parts]
+        results = [ToolReturnPart(p.tool_name, self._as_it_is(p.tool_call_id), p.tool_call_id) for p in parts]
         given_up = [call for call in self._calls.values() if call.id in self.children]
-        self._calls = {}
+        self._settled, self._calls = tuple(self._calls.values()), {}
         self.children.clear()
         for call in given_up:
             await self._journal.drop(child_key(self._loop.id, call))
         return results
 
-    def _settled(self, call_id: str) -> str:
+    def _as_it_is(self, call_id: str) -> str:
         call = self._calls.get(call_id)
         if call is None:
             return NOT_RUN
@@ -144,21 +145,15 @@ class Calls:
             return UNKNOWN
         return UNDECIDED if call.waits else NOT_RUN
 
-    async def handle(
-        self,
-        ctx: RunContext[Any],
-        part: ToolCallPart,
-        tool: ToolDefinition,
-        args: dict[str, Any],
-        handler: Callable[[dict[str, Any]], Any],
-    ) -> Any:
+    async def handle(self, execution: Execution) -> Any:
         """Bring one call to its outcome, or raise ApprovalRequired. Every call that is run comes here."""
+        part = execution.part
         call = self._calls.get(part.tool_call_id)
         if call is None:
             call = Call(self._loop.head.step, part.tool_call_id, part.tool_name, arguments_of(part))
             self._calls[call.id] = call
         if call.outcome is None:
-            call.outcome = await self._bring(ctx, call, tool, args, handler)
+            call.outcome = await self._bring(call, execution)
             await self._journal.note(call)
             if call.tool == TASK:
                 await self._loop.save()
@@ -168,52 +163,40 @@ class Calls:
                 await self._loop.show(told)
         return _given(call, call.outcome)
 
-    async def _bring(
-        self,
-        ctx: RunContext[Any],
-        call: Call,
-        tool: ToolDefinition,
-        args: dict[str, Any],
-        handler: Callable[[dict[str, Any]], Any],
-    ) -> CallOutcome:
+    async def _bring(self, call: Call, execution: Execution) -> CallOutcome:
         if call.tool == TASK and self._definition.sub_agents:
             return await self._task(call)
         if call.tool == TASK_INSTRUCTIONS and self._definition.sub_agents:
-            return CallOutcome("ok", use_instructions(self._definition.sub_agents, str(args["task_name"])))
+            return CallOutcome(
+                "ok", use_instructions(self._definition.sub_agents, str(execution.args["task_name"]))
+            )
         if call.started and call.tool not in getattr(self._definition, "repeatable", ()):
             return CallOutcome("failed", UNKNOWN)
-        if (allowed := self._allowed(call.tool, tool)) and call.decision is None:
-            await self._ask(call, tool, allowed)
+        if (allowed := self._allowed(execution.tool)) and call.decision is None:
+            await self._ask(call, execution.tool, allowed)
         match call.decision:
             case Reject(message):
                 why = f": {message}" if message else ""
                 return CallOutcome("failed", f"A person rejected this call; it was not run{why}")
             case Edit(arguments):
                 try:
-                    args = _validated(ctx, call.tool, arguments)
+                    execution = replace(execution, args=_validated(execution, arguments))
                 except ValueError as wrong:
                     return CallOutcome(
                         "failed", f"A person edited this call, but the arguments do not fit: {wrong}"
                     )
         call.started = True
         await self._journal.note(call)
-        return await self._run(ctx, call, tool, args, handler)
+        return await self._run(call, execution)
 
-    async def _run(
-        self,
-        ctx: RunContext[Any],
-        call: Call,
-        tool: ToolDefinition,
-        args: dict[str, Any],
-        handler: Callable[[dict[str, Any]], Any],
-    ) -> CallOutcome:
+    async def _run(self, call: Call, execution: Execution) -> CallOutcome:
         """Run the tool. Whatever it raises becomes something the model can read, but for halts and cancellation."""
         try:
-            if call.decision is not None and not self._allowed(call.tool, tool):
+            if call.decision is not None and not self._allowed(execution.tool):
                 # It asked by itself, and looks whether it may.
-                result = await _run_approved(ctx, call.tool, args)
+                result = await _run_approved(execution)
             else:
-                result = await handler(args)
+                result = await execution.handler(execution.args)
         except (ToolFailedError, ToolFailed) as failed:
             return CallOutcome("failed", str(failed))
         except ToolRetryError as retry:
@@ -226,7 +209,7 @@ class Calls:
                 return CallOutcome(
                     "failed", "It was approved, but the tool asked for approval again; it was not run"
                 )
-            await self._ask(call, tool, ("approve", "reject"))
+            await self._ask(call, execution.tool, ("approve", "reject"))
             raise
         except (CallDeferred, Halted):
             raise
@@ -236,10 +219,10 @@ class Calls:
             return CallOutcome("ok", jsonable(result.return_value), jsonable(result.content))
         return CallOutcome("ok", jsonable(result))
 
-    def _allowed(self, name: str, tool: ToolDefinition) -> tuple[str, ...]:
+    def _allowed(self, tool: ToolDefinition) -> tuple[str, ...]:
         """Return which decisions the tool waits for, none if it is not guarded; the definition has the last word."""
-        if name in self._definition.interrupt_on:
-            return self._guards.get(name, ())
+        if tool.name in self._definition.interrupt_on:
+            return self._guards.get(tool.name, ())
         return tuple((tool.metadata or {}).get(GUARDED, ()))
 
     async def _ask(self, call: Call, tool: ToolDefinition, allowed: Sequence[str]) -> None:
@@ -311,18 +294,20 @@ def _given(call: Call, outcome: CallOutcome) -> Any:
     return value
 
 
-def _validated(ctx: RunContext[Any], tool: str, arguments: Mapping[str, object]) -> dict[str, Any]:
-    tools = ctx.tool_manager.tools if ctx.tool_manager is not None else None
+def _validated(execution: Execution, arguments: Mapping[str, object]) -> dict[str, Any]:
+    tool, manager = execution.tool.name, execution.ctx.tool_manager
+    tools = manager.tools if manager is not None else None
     if tools is None or tool not in tools:
         return dict(arguments)
     validated: dict[str, Any] = tools[tool].args_validator.validate_python(dict(arguments))
     return validated
 
 
-async def _run_approved(ctx: RunContext[Any], tool: str, args: dict[str, Any]) -> Any:
+async def _run_approved(execution: Execution) -> Any:
+    tool, ctx = execution.tool.name, execution.ctx
     manager = ctx.tool_manager
     if manager is None or manager.tools is None:
         raise ToolFailed(f"{tool} is not there any more")
     return await manager.toolset.call_tool(
-        tool, args, replace(ctx, tool_call_approved=True), manager.tools[tool]
+        tool, execution.args, replace(ctx, tool_call_approved=True), manager.tools[tool]
     )

@@ -6,6 +6,7 @@ A step is one response of the model; providers may use a call id again in anothe
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -80,7 +81,15 @@ class RunJournal:
 
     def __init__(self, memory: Memory | None, key: str) -> None:
         self._memory = memory
+        self._closed = False
         self.key = key
+
+    def close(self) -> None:
+        """Write nothing more: from here on whoever tries is cancelled. Idempotent.
+
+        What a run does has to be written down first, so whatever of it swallowed its cancellation ends here.
+        """
+        self._closed = True
 
     @property
     def kept(self) -> bool:
@@ -102,6 +111,7 @@ class RunJournal:
 
     async def save(self, head: Head, messages: Sequence[str] = (), ended: Sequence[Call] = ()) -> None:
         """Keep the head and the newest messages, which end at `head.count`; forget calls that have ended."""
+        self._check_open()
         if self._memory is None:
             return
         begin = head.count - len(messages)
@@ -114,11 +124,13 @@ class RunJournal:
 
     async def forget(self, messages: Sequence[int]) -> None:
         """Forget messages that the model does not see any more."""
+        self._check_open()
         if messages:
             await self._commit({f"{self.key}:m/{index:06d}": None for index in messages})
 
     async def drop(self, key: str) -> None:
         """Forget a run below this one, and all below it."""
+        self._check_open()
         if self._memory is not None:
             # Not the bare key: `1.t1` begins `1.t10` too.
             own, below = await self._memory.load(f"{key}:"), await self._memory.load(f"{key}/")
@@ -126,9 +138,14 @@ class RunJournal:
 
     async def note(self, call: Call) -> None:
         """Keep what is known of one call."""
+        self._check_open()
         if self._memory is not None:
             name = f"{self.key}:c/{call.step}/{call.id}"
             await self._commit({name: json.dumps(_plain(call), separators=(",", ":"))})
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise asyncio.CancelledError
 
     async def _commit(self, texts: Mapping[str, str | None]) -> None:
         commit = self._memory.save(texts) if self._memory is not None else None

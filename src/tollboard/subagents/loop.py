@@ -8,7 +8,7 @@ way to go on, after a pause as after a crash: take the newest response again, an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_ai import (
     Agent,
@@ -63,9 +63,6 @@ from tollboard.subagents.outcome import (
     Outcome,
 )
 from tollboard.subagents.subagent import CompiledSubAgent, SubAgentConfig
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARISED = "the conversation was long; a summary stands in its place"
 MAX_RUNS = "it called the model {runs} times without coming to an end, which is its limit (max_runs)"
@@ -183,6 +180,12 @@ class Loop:
         for child in self.calls.children.values():
             total = total + child.loop.sum_usage()
         return total
+
+    def close(self) -> None:
+        """Let nothing more happen, here and below, whatever swallowed its cancellation. Idempotent."""
+        self._journal.close()
+        for child in self.calls.children.values():
+            child.loop.close()
 
     # -- going on ----------------------------------------------------------------------------------
 

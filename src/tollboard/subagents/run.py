@@ -175,6 +175,7 @@ class Run:
         """Note that it was ended from outside; told before it has ended (A06). Idempotent."""
         if self.status in ENDED:
             return
+        self.loop.close()
         self._turn(Status.CANCELLED)
         self.outcome = Failed("it was cancelled", Cause.CANCELLED, usage=self.loop.total())
         self._tell(

@@ -140,7 +140,7 @@ async def test_u19_one_that_hangs_does_not_block_the_start(fleet: Fleet) -> None
     await fleet.board.close(grace_s=0)
     await fleet.store.close()
     fleet.gated.on_start = asyncio.Event().wait
-    fleet.settings = FleetSettings(revive_timeout_s=0.05)
+    fleet.settings = FleetSettings(revive_timeout_s=0.5)
     board = await fleet.open()
     assert "in time" in ((await board.status("hangs")).problem or "")
     await fleet.run("ok", "x")

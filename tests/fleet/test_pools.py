@@ -104,6 +104,14 @@ async def test_p09_p14_roles_are_kept_with_their_tasks(hall: Hall) -> None:
     assert (await hall.pools.status("p")).submitted == 3, "nothing of it was accepted"
 
 
+async def test_p08_longest_first_sees_a_request_before_it_begins(hall: Hall) -> None:
+    await hall.start(backend="gated", strategy="longest_first")
+    tasks = [Task(f"q{n}", hint_s=n) for n in range(4)]
+    refs = [one.ref for one in await hall.pools.submit("p", tasks)]
+    await hall.gated.reached(refs[3])
+    assert [(await hall.poll(ref)).state for ref in refs] == ["queued", "queued", "queued", "running"]
+
+
 async def test_results_come_in_pages(hall: Hall) -> None:
     await hall.start(size=2)
     await hall.submit(*(f"q{n}" for n in range(5)))

@@ -88,6 +88,8 @@ class Crew:
         self._start_worker = start_worker
         self._max_restarts = max_restarts
         self._restart_window_s = restart_window_s
+        self._gathered: asyncio.Handle | None = None
+        """Idle workers are offered what waits when this pass of the loop ends."""
         self._starts: dict[asyncio.Task[Worker], Slot] = {}
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -121,6 +123,9 @@ class Crew:
         if worker is not None:
             if worker.task is None:
                 self.feed(worker)
+        elif self.strategy.gathers:
+            if self._gathered is None and self.idle:
+                self._gathered = asyncio.get_running_loop().call_soon(self.offer_gathered)
         else:
             while self.idle:
                 idle = next(iter(self.idle))
@@ -129,6 +134,18 @@ class Crew:
                     break
         if self.scaler is not None:
             self.scaler.look()
+
+    def offer_gathered(self) -> None:
+        """Give idle workers what came in this pass of the loop, if that was left to its end."""
+        if self._gathered is None:
+            return
+        self._gathered.cancel()
+        self._gathered = None
+        while self.idle and not self.closing:
+            idle = next(iter(self.idle))
+            self.feed(idle)
+            if idle in self.idle:
+                return  # nothing waits any more
 
     def withdraw(self, task: PoolTask) -> None:
         """Take a waiting task out of the count; whoever meets it in a queue drops it."""

@@ -380,7 +380,7 @@ class Pool:
             name=self.name,
             strategy=strategy,
             workers=workers,
-            starting=sum(crew.starting for crew in crews),
+            starting=sum(crew.lifecycle.starting for crew in crews),
             submitted=self._desk.submitted,
             queued=self._desk.admission.waiting,
             running=self._desk.running,

@@ -139,7 +139,9 @@ def test_w5_the_strategies_in_virtual_time() -> None:
     spans = {name: makespan.virtually(makespan.batch(name, durations)) for name in makespan.STRATEGIES}
     assert spans["shared_queue"] == pytest.approx(list_scheduling(durations, makespan.WORKERS))
     assert spans["least_loaded"] == pytest.approx(spans["round_robin"]), "for a batch they are the same"
-    assert lower_bound(durations, makespan.WORKERS) <= spans["longest_first"] < spans["shared_queue"]
+    longest_first = list_scheduling(sorted(durations, reverse=True), makespan.WORKERS)
+    assert spans["longest_first"] == pytest.approx(longest_first)
+    assert lower_bound(durations, makespan.WORKERS) <= longest_first < spans["shared_queue"]
     assert spans["shared_queue"] < spans["round_robin"]
 
 

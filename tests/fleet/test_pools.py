@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,14 @@ async def test_p09_p14_roles_are_kept_with_their_tasks(hall: Hall) -> None:
     assert (await hall.pools.status("p")).submitted == 3, "nothing of it was accepted"
 
 
+async def test_p08_longest_first_sees_a_request_before_it_begins(hall: Hall) -> None:
+    await hall.start(backend="gated", strategy="longest_first")
+    tasks = [Task(f"q{n}", hint_s=n) for n in range(4)]
+    refs = [one.ref for one in await hall.pools.submit("p", tasks)]
+    await hall.gated.reached(refs[3])
+    assert [(await hall.poll(ref)).state for ref in refs] == ["queued", "queued", "queued", "running"]
+
+
 async def test_results_come_in_pages(hall: Hall) -> None:
     await hall.start(size=2)
     await hall.submit(*(f"q{n}" for n in range(5)))
@@ -192,6 +201,27 @@ async def test_p11_scale_is_kept_over_a_restart(hall: Hall) -> None:
     assert len((await hall.pools.scale("p", 3)).workers) == 3
     pools = await hall.kill()
     assert len((await pools.status("p")).workers) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "role", "size", "bounds"),
+    [
+        ({"size": 2, "min": 2, "max": 2}, None, 3, (None, None)),
+        ({"size": 4, "min": 4}, None, 2, (None, None)),
+        ({"size": 4, "min": 2}, None, 3, ({"worker": 2}, {"worker": 4})),
+        ({"size": {"a": 1, "b": 2}, "min": {"a": 1}, "max": {"a": 4}}, "b", 3, ({"a": 1}, {"a": 4})),
+    ],
+)
+async def test_p11_a_pool_that_was_scaled_beside_its_bounds_comes_back(
+    hall: Hall, asked: dict[str, Any], role: str | None, size: int, bounds: tuple[object, object]
+) -> None:
+    # The bounds of a role that keeps its size were kept as they were first, and the pool was dead after a restart.
+    await hall.start(**asked)
+    scaled = await hall.pools.scale("p", size, role=role)
+    pools = await hall.kill()
+    after = await pools.status("p")
+    assert (after.life, after.problem, after.size) == (PoolLife.LIVE, None, scaled.size)
+    assert (after.min, after.max) == bounds
 
 
 async def test_p13_a_full_pool_takes_what_fits(hall: Hall) -> None:

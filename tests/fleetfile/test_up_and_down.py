@@ -11,9 +11,11 @@ import pytest
 from tests.fleet.world import Fleet as World
 from tollboard.errors import Conflict, Invalid, InvalidFleet, TollboardError
 from tollboard.fleet.pools.pools import Pools
+from tollboard.fleet.pools.records import PoolView
 from tollboard.fleet.records import Life
 from tollboard.fleet.switchboard import Switchboard
 from tollboard.fleetfile import Action, Difference, Downed, Fleet, Step, carry_out, down, plan, up
+from tollboard.pool.records import WorkerState
 
 TEXT = """
 [sessions.api]
@@ -101,13 +103,15 @@ async def test_what_is_the_same_after_a_restart_is_kept(case: Case) -> None:
 
 async def test_what_runs_otherwise_is_left_and_named(case: Case) -> None:
     await case.up()
-    text = TEXT.replace("delay = 0", "delay = 1\nchunks = 2").replace("size = 2", "size = 3")
+    text = TEXT.replace("delay = 0", "delay = 1\nchunks = 2").replace("size = 2", "size = 3\nretries = 1")
     (case.work / "other").mkdir()
     steps = await case.up(text.replace("[sessions.api]", "[sessions.api]\npath = 'other'"))
     assert actions(steps) == ["leave", "leave", "leave"]
     assert steps["docs"].differences == (Difference("delay", 0, 1), Difference("chunks", None, 2))
     assert steps["api"].differences == (Difference("path", str(case.work), str(case.work / "other")),)
-    assert steps["trivia"].differences == (Difference("size", {"worker": 2}, {"worker": 3}),)
+    assert steps["trivia"].differences == (
+        Difference("size", {"worker": 2}, {"worker": 3}), Difference("retries", 0, 1),
+    )  # fmt: skip
     assert (await case.board.definition("docs")).options == {"delay": 0}
 
 
@@ -115,7 +119,8 @@ async def test_what_runs_otherwise_is_replaced_when_asked(case: Case) -> None:
     await case.up()
     before = {status.name: status.id for status in await case.board.list_sessions()}
     await case.world.run("docs", "remember")
-    steps = await case.up(TEXT.replace("delay = 0", "").replace("size = 2", "size = 3"), replace=True)
+    text = TEXT.replace("delay = 0", "").replace("size = 2", "size = 3\nretries = 1")
+    steps = await case.up(text, replace=True)
     assert actions(steps) == ["keep", "replace", "replace"]
     after = {status.name: status.id for status in await case.board.list_sessions()}
     assert after["api"] == before["api"]
@@ -124,6 +129,87 @@ async def test_what_runs_otherwise_is_replaced_when_asked(case: Case) -> None:
     assert (await case.pools.status("trivia")).size == {"worker": 3}
     # Its history is still there, by its id.
     assert [entry.prompt for entry in (await case.board.transcript(before["docs"])).entries] == ["remember"]
+
+
+async def test_a_pool_that_differs_in_its_size_alone_is_scaled_and_loses_nothing(case: Case) -> None:
+    text = "[pools.p]\nbackend = 'gated'\nsize = 2\n"
+    await case.up(text)
+    before = await case.pools.status("p")
+    first, *others = [one.ref for one in await case.pools.submit("p", ["a", "b", "c", "d"])]
+    await case.world.gated.reached(first)
+    for size, replace in ((4, False), (1, True)):
+        changed = case.fleet(text.replace("2", str(size)))
+        (step,) = await plan(case.board, changed, replace=replace, pools=case.pools)
+        running = (await case.pools.definition("p")).size
+        assert (step.action, step.differences) == (
+            "scale", (Difference("size", running, {"worker": size}),),
+        )  # fmt: skip
+        assert await carry_out(case.board, changed, [step], pools=case.pools) == (step,)
+        view = await case.pools.status("p")
+        assert (view.id, view.size, view.failed) == (before.id, {"worker": size}, 0)
+        assert sum(worker.state is not WorkerState.RETIRING for worker in view.workers) == size
+        assert actions(await case.up(text.replace("2", str(size)))) == ["keep"]
+    case.world.gated.gate.set()
+    view = await case.pools.wait("p", timeout=20)
+    assert (view.ok, view.failed) == (1 + len(others), 0)
+
+
+async def test_only_the_roles_whose_size_differs_are_scaled(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "[pools.p]\nbackend = 'echo'\nroles = {a = 1, b = 2, c = 2}\nmin = {c = 1}\nmax = {c = 4}\n"
+    await case.up(text)
+    scaled = []
+    scale = case.pools.scale
+
+    async def noted(name: str, size: int, *, role: str | None = None) -> PoolView:
+        scaled.append((role, size))
+        return await scale(name, size, role=role)
+
+    monkeypatch.setattr(case.pools, "scale", noted)
+    assert actions(await case.up(text.replace("a = 1, b = 2", "a = 3, b = 1"))) == ["scale"]
+    assert scaled == [("a", 3), ("b", 1)], "c scales by itself: what it has come to is left"
+    assert actions(await case.up(text.replace("a = 1, b = 2, c = 2", "a = 3, b = 1, c = 4"))) == ["scale"]
+    assert scaled[2:] == [("c", 4)]
+    assert (await case.pools.status("p")).size == {"a": 3, "b": 1, "c": 4}
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted"),
+    [
+        ("roles = {a = 1}", "roles = {a = 1, b = 1}"),
+        ("roles = {a = 1}", "roles = {b = 2}"),
+        ("size = 4\nmin = 2", "size = 5\nmin = 2"),  # what is not given is the size: its `max` was 4
+        ("size = 2\nmin = 1\nmax = 3", "size = 4\nmin = 1\nmax = 5"),
+        ("size = 2", "size = 3\nrate = '5/s'"),
+    ],
+)
+async def test_what_scaling_cannot_make_so_is_replaced_as_before(
+    case: Case, running: str, wanted: str
+) -> None:
+    text = "[pools.p]\nbackend = 'echo'\n"
+    await case.up(text + running)
+    before = await case.pools.status("p")
+    assert actions(await case.up(text + wanted)) == ["leave"]
+    assert (await case.pools.status("p")).id == before.id
+    assert actions(await case.up(text + wanted, replace=True)) == ["replace"]
+    assert (await case.pools.status("p")).id != before.id
+    assert actions(await case.up(text + wanted)) == ["keep"]
+
+
+async def test_a_dead_pool_is_not_scaled(case: Case) -> None:
+    text = "[pools.p]\nbackend = 'gated'\nsize = 1\n"
+    await case.up(text)
+    await case.pools.close(grace_s=0)
+    case.work.rename(case.work.with_name("away"))
+    case.pools = await Pools.open(case.world.store.pools, backends=case.world.shelf)
+    case.work.with_name("away").rename(case.work)
+    larger = text.replace("1", "2")
+    steps = await case.up(larger)
+    assert actions(steps) == ["leave"]
+    assert "does not exist" in str(steps["p"].problem)
+    assert actions(await case.up(larger, replace=True)) == ["replace"]
+    await case.pools.close(grace_s=0)
 
 
 GATED = "[sessions.api]\nbackend = 'gated'\n"
@@ -256,7 +342,10 @@ async def test_two_who_start_the_same_file_at_once(case: Case) -> None:
     assert [step.action for step in done] == ["keep", "keep"]
     await case.board.stop_session("a")
     await case.board.start_session("a", path=case.work, backend="echo", delay=1)
-    assert (await carry_out(case.board, fleet, mine, pools=case.pools))[0].action is Action.LEAVE
+    await case.pools.scale("p", 2)
+    done = await carry_out(case.board, fleet, mine, pools=case.pools)
+    assert [step.action for step in done] == ["leave", "scale"]
+    assert (await case.pools.status("p")).size == {"worker": 1}
 
 
 async def test_pools_need_a_board_for_pools(case: Case) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.pool.fakes import GateBackend, settle
+from tests.pool.fakes import GateBackend, RecordingJournal, settle
 from tollboard.backends.echo import EchoBackend
 from tollboard.errors import InvalidOption
+from tollboard.ids import new_ref
 from tollboard.pool.dispatch import STRATEGIES, Assigned, Strategy
 from tollboard.pool.pool import Pool
-from tollboard.pool.records import Task
+from tollboard.pool.records import Backlog, Task, TaskStatus, WorkerState
 from tollboard.pool.task import PoolTask
 from tollboard.pool.worker import Worker
 
@@ -40,8 +44,6 @@ async def test_p04_round_robin_is_exact_whatever_the_workers_do() -> None:
 
 
 async def test_e37_concurrent_submitters_never_get_the_same_turn() -> None:
-    import asyncio
-
     async with Pool.start(4, backend=EchoBackend(), name="p") as pool:
         submissions = await asyncio.gather(*(pool.submit(str(n)) for n in range(40)))
         workers = [s.worker for s in submissions]
@@ -85,14 +87,86 @@ async def test_p08_shared_queue_gives_the_next_to_whoever_is_free() -> None:
 async def test_p08_longest_first_by_hint_then_in_order_without_hint_last() -> None:
     backend = GateBackend()
     async with Pool.start(1, backend=backend, strategy="longest_first") as pool:
-        tasks = [Task("now"), Task("none"), Task("3", hint_s=3), Task("5", hint_s=5), Task("3b", hint_s=3)]
+        tasks = [Task("none"), Task("3", hint_s=3), Task("5", hint_s=5), Task("3b", hint_s=3)]
         await pool.submit_many([*tasks, Task("0", hint_s=0)])
+        await backend.wait_begun(1)
         await pool.submit("4", hint_s=4)
-        for n in range(7):
+        for n in range(6):
             await backend.wait_begun(n + 1)
             backend.let(backend.prompts[-1])
         await pool.wait_for_all()
-        assert backend.prompts == ["now", "5", "4", "3", "3b", "0", "none"]
+        assert backend.prompts == ["5", "4", "3", "3b", "0", "none"]
+
+
+async def accept_by_submit(pool: Pool, tasks: list[Task]) -> None:
+    for task in tasks:
+        await pool.submit(task)
+
+
+async def accept_by_submit_some(pool: Pool, tasks: list[Task]) -> None:
+    assert len(await pool.submit_some(tasks)) == len(tasks)
+
+
+async def accept_by_submit_many(pool: Pool, tasks: list[Task]) -> None:
+    await pool.submit_many(iter(tasks))
+
+
+async def accept_by_map(pool: Pool, tasks: list[Task]) -> None:
+    await pool.map(tasks)
+
+
+@pytest.mark.parametrize(
+    "accept", [accept_by_submit, accept_by_submit_some, accept_by_submit_many, accept_by_map]
+)
+async def test_p08_longest_first_sees_a_batch_before_it_begins(
+    accept: Callable[[Pool, list[Task]], Awaitable[None]],
+) -> None:
+    backend = GateBackend(open=True)
+    async with Pool.start(2, backend=backend, strategy="longest_first") as pool:
+        await accept(pool, [Task(str(n), hint_s=n) for n in range(6)])
+        await pool.wait_for_all()
+        assert backend.prompts == ["5", "4", "3", "2", "1", "0"]
+
+
+async def test_p08_longest_first_sees_a_backlog_before_it_begins() -> None:
+    backend = GateBackend(open=True)
+    old = [
+        Backlog(ref=new_ref(), prompt=str(n), role="worker", index=n, submitted_at=0.0, hint_s=n)
+        for n in range(5)
+    ]
+    async with Pool.start(2, backend=backend, strategy="longest_first", backlog=old) as pool:
+        await pool.wait_for_all()
+        assert backend.prompts == ["4", "3", "2", "1", "0"]
+
+
+async def test_p08_what_is_gathered_can_be_withdrawn_stopped_or_left() -> None:
+    backend = GateBackend(open=True)
+    journal = RecordingJournal()
+    pool = await Pool.start(2, backend=backend, strategy="longest_first", journal=journal)
+    refs = [pool.submit_nowait(str(n), hint_s=n).ref for n in range(3)]
+    pool.cancel(refs[2])
+    await pool.wait_for_all()
+    assert (backend.prompts, pool.results()[2].status) == (["1", "0"], TaskStatus.CANCELLED)
+    last = pool.submit_nowait("last").ref
+    await pool.stop()
+    assert (await pool.wait(last)).status is TaskStatus.STOPPED
+    assert [entry for entry in journal.entries if entry[1] == "last"] == [
+        ("accepted", "last"), ("finished", "last", "stopped"),
+    ]  # fmt: skip
+    pool = await Pool.start(2, backend=backend, strategy="longest_first", journal=journal)
+    pool.submit_nowait("later")
+    await pool.suspend()
+    assert [entry for entry in journal.entries if entry[1] == "later"] == [("accepted", "later")]
+
+
+async def test_e40_longest_first_goes_round_while_workers_are_idle() -> None:
+    backend = GateBackend()
+    async with Pool.start(3, backend=backend, name="p", strategy="longest_first") as pool:
+        await pool.submit_many(["a", "b"])
+        await backend.wait_begun(2)
+        await pool.submit("c")
+        await backend.wait_begun(3)
+        assert sorted(w.state for w in pool.status().workers) == [WorkerState.PROCESSING] * 3
 
 
 class ByLength(Assigned):
@@ -169,4 +243,14 @@ async def test_p08_shared_queue_is_list_scheduling_and_longest_first_meets_the_b
     assert shared < round_robin
     # For a batch, least loaded is round robin: all queues tie when the tasks are submitted.
     assert await makespan("least_loaded", durations, 8) == pytest.approx(round_robin)
-    assert await makespan("longest_first", durations, 8) <= 1.02 * bound
+    longest_first = await makespan("longest_first", durations, 8)
+    assert longest_first == pytest.approx(list_scheduling(sorted(durations, reverse=True), 8))
+    assert longest_first <= 1.02 * bound
+
+
+@given(st.lists(st.floats(0.001, 1_000), min_size=1, max_size=40), st.integers(1, 6))
+def test_p08_longest_first_is_list_scheduling_of_the_sorted_batch(
+    durations: list[float], workers: int
+) -> None:
+    longest_first = asyncio.run(makespan("longest_first", durations, workers))
+    assert longest_first == pytest.approx(list_scheduling(sorted(durations, reverse=True), workers))

@@ -310,6 +310,21 @@ async def test_p13_a_full_pool_refuses_or_waits() -> None:
         assert backend.prompts == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("strategy", ALL)
+async def test_p13_what_idle_workers_take_needs_no_room(strategy: str) -> None:
+    backend = GateBackend(open=True)
+    async with Pool.start(3, backend=backend, max_queued=1, strategy=strategy) as pool:
+        for n in range(4):
+            pool.submit_nowait(str(n))
+        with pytest.raises(Overloaded, match="pool is full: 2 of 1 tasks"):
+            pool.submit_nowait("no")
+        await pool.wait_for_all()
+        assert len(await pool.submit_some([str(n) for n in range(9)])) == 4
+        await pool.submit_many([str(n) for n in range(9)])
+        await pool.wait_for_all()
+        assert (pool.status().ok, pool.status().failed) == (17, 0)
+
+
 async def test_p13_bytes_are_bounded_too() -> None:
     backend = GateBackend()
     async with Pool.start(1, backend=backend, max_queued_bytes=10) as pool:

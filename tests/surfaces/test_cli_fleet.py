@@ -71,6 +71,31 @@ def test_what_differs_is_named_and_left_unless_asked(p: Person, work: Path) -> N
     assert p.board.do(p.board.board.definition("docs")).options["chunks"] == 2
 
 
+def test_a_pool_of_another_size_is_scaled_without_being_asked(p: Person, work: Path) -> None:
+    p.does("up")
+    (work / "fleet.toml").write_text(TEXT.replace("size = 2", "size = 4"))
+    assert p.does("up", "--check").splitlines()[3] == "trivia  pool     would scale  size: 2 → 4"
+    step = p.types("up", "--check", "--json").json["steps"][2]
+    assert (step["action"], step["differences"]) == (
+        "scale", [{"key": "size", "running": {"worker": 2}, "wanted": {"worker": 4}}],
+    )  # fmt: skip
+    said = p.types("up")
+    assert said.out.splitlines()[3] == "trivia  pool     scaled     size: 2 → 4"
+    assert "--replace" not in said.err
+    assert p.types("pool", "status", "trivia", "--json").json["size"] == {"worker": 4}
+    assert p.does("up").splitlines()[3].split()[2] == "unchanged"
+
+
+def test_sizes_are_named_by_role(p: Person, work: Path) -> None:
+    text = "[pools.p]\nbackend = 'echo'\nroles = {a = 1, b = 2, c = 1}\n"
+    (work / "fleet.toml").write_text(text)
+    p.does("up")
+    (work / "fleet.toml").write_text(text.replace("a = 1, b = 2", "a = 3, b = 1"))
+    assert p.does("up").splitlines()[1] == "p     pool  scaled  size: a 1 → 3, b 2 → 1"
+    (work / "fleet.toml").write_text(text.replace("a = 1, b = 2", "d = 1"))
+    assert p.does("up").splitlines()[1] == "p     pool  differs  size: d none → 1, a 3 → none, b 1 → none"
+
+
 def test_up_says_what_to_look_at(p: Person, work: Path) -> None:
     p.does("up")
     status = p.board.do(p.board.board.status("api"))

@@ -78,6 +78,8 @@ def test_p09_p10_p11_everything_a_pool_can_be(person: Person) -> None:
     person.does("pool", "submit", "mixed", "x", "--role", "coder", "--hint", "3")
     assert "'coder', 'reviewer'" in person.types("pool", "submit", "mixed", "x").err
     person.does("pool", "scale", "mixed", "3", "--role", "coder")
+    person.does("pool", "start", "some", "-r", "a=1", "-r", "b=2", "--backend", "echo", "--min", "1")
+    assert "1 a, 2 b (scales by itself: b 1 to 2)" in person.does("pool", "status", "some")
 
 
 @pytest.mark.parametrize(

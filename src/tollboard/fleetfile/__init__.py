@@ -6,7 +6,7 @@
             print(step.action, step.name)
 
 `reading` makes a `Fleet` of a file, `shared` puts definitions in where they are named, `plan` compares a fleet with
-what runs, `carrying` starts and stops.
+what runs, `carrying` starts, scales and stops.
 """
 
 from __future__ import annotations

@@ -52,9 +52,10 @@ async def up(
 ) -> tuple[Step, ...]:
     """Start what of a fleet does not run, and return what was done with each session and pool. Idempotent.
 
-    What runs as written down is left alone; so is what runs otherwise, unless `replace`: then it is stopped after its
-    turn and started anew, and its conversation begins anew. Nothing is started unless all of it could be: raises
-    InvalidFleet, or Conflict when what is to be replaced has work that would be lost.
+    What runs as written down is left alone, and a pool that differs in its size alone is scaled. What runs otherwise is
+    left alone too, unless `replace`: then it is stopped after its turn and started anew, and its conversation begins
+    anew. Nothing is started unless all of it could be: raises InvalidFleet, or Conflict when what is to be replaced has
+    work that would be lost.
     """
     steps = await plan(board, fleet, replace=replace, pools=pools)
     return await carry_out(board, fleet, steps, pools=pools)
@@ -98,6 +99,8 @@ class _Hands:
                     await self._start(step)
                 except (AgentExists, PoolExists):
                     return await self._again(step)
+            case Action.SCALE:
+                await self._scale(step.name)
             case Action.REPLACE:
                 if step.kind == "session":
                     _ = await self._board.stop_session(step.name, drain=True)
@@ -107,14 +110,22 @@ class _Hands:
         return step
 
     async def _again(self, step: Step) -> Step:
-        """Return how it stands now that somebody else was quicker. Raises AgentExists when that is still not clear."""
+        """Do what is left now that somebody else was quicker. Raises AgentExists when that is still not clear."""
         only = _only(self._fleet, step)
         found = (await plan(self._board, only, pools=self._pools))[0]
         if found.action is Action.START:
             raise AgentExists(
                 f"{step.kind} {step.name!r} is being started by somebody else; look again in a moment"
             )
-        return found
+        return await self.do(found)
+
+    async def _scale(self, name: str) -> None:
+        """Give the roles their sizes. Those that have them are left: they may have scaled by themselves since."""
+        pools = self._of_pools()
+        running = (await pools.definition(name)).size
+        for role, size in self._fleet.pools[name].size.items():
+            if running.get(role) != size:
+                _ = await pools.scale(name, size, role=role)
 
     async def _start(self, step: Step) -> None:
         if step.kind == "session":

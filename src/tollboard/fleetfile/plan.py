@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tollboard.errors import BackendError, Conflict, Invalid, InvalidFleet
 from tollboard.fleet.board import Board
 from tollboard.fleet.pools.board import PoolBoard
-from tollboard.fleet.pools.records import PoolSpec, PoolView
+from tollboard.fleet.pools.records import PoolLife, PoolSpec, PoolView
 from tollboard.fleet.records import Life, SessionDefinition, SessionStatus
 from tollboard.fleetfile.fleet import Fleet
 
@@ -27,6 +27,8 @@ class Action(StrEnum):
     """It does not run."""
     RESUME = "resume"
     """It is as written down, but dead: it is brought back, with its history and its queue."""
+    SCALE = "scale"
+    """It is a pool that is as written down but for its size: workers come or go, its tasks go on."""
     KEEP = "keep"
     """It runs as written down."""
     LEAVE = "leave"
@@ -35,7 +37,7 @@ class Action(StrEnum):
     """The same, but it is stopped after its turn and started anew."""
 
 
-CHANGES = frozenset({Action.START, Action.RESUME, Action.REPLACE})
+CHANGES = frozenset({Action.START, Action.RESUME, Action.SCALE, Action.REPLACE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +141,23 @@ class _Sides:
         there = [name for name in self._fleet.pools if name in self._views]
         found = await asyncio.gather(*(self.pools().definition(name) for name in there))
         running = dict(zip(there, found, strict=True))
-        steps = []
-        for name, wanted in self._fleet.pools.items():
-            if name not in running:
-                steps.append(Step("pool", name, Action.START))
-                continue
-            differences = differences_of_pools(wanted, running[name])
-            replaced = Action.REPLACE if replace else Action.LEAVE
-            action = replaced if differences else Action.KEEP
-            steps.append(Step("pool", name, action, differences, self._views[name].problem))
-        return steps
+        return [
+            self._pool(name, wanted, running.get(name), replace) for name, wanted in self._fleet.pools.items()
+        ]
+
+    def _pool(self, name: str, wanted: PoolSpec, running: PoolSpec | None, replace: bool) -> Step:
+        if running is None:
+            return Step("pool", name, Action.START)
+        view = self._views[name]
+        differences = differences_of_pools(wanted, running)
+        if not differences:
+            action = Action.KEEP
+        elif view.life is PoolLife.LIVE and _is_scaled(wanted, running, differences):
+            # It loses nothing, so nobody is asked whether it may.
+            action = Action.SCALE
+        else:
+            action = Action.REPLACE if replace else Action.LEAVE
+        return Step("pool", name, action, differences, view.problem)
 
     async def check(self, steps: tuple[Step, ...]) -> None:
         """Let the board check what is to be started. Raises InvalidFleet."""
@@ -211,6 +220,11 @@ def differences_of_sessions(wanted: SessionDefinition, running: SessionDefinitio
 def differences_of_pools(wanted: PoolSpec, running: PoolSpec) -> tuple[Difference, ...]:
     """Return in what a pool is not as written down."""
     return tuple(_compared(pool_arguments(running), pool_arguments(wanted)))
+
+
+def _is_scaled(wanted: PoolSpec, running: PoolSpec, differences: tuple[Difference, ...]) -> bool:
+    """Return whether the sizes of its roles are all that differs."""
+    return [one.key for one in differences] == ["size"] and wanted.size.keys() == running.size.keys()
 
 
 def pool_arguments(spec: PoolSpec) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A crew: the workers of one role, what waits for them, and what happens when one of them ends.
+"""A crew: the workers of one role, what waits for them, and who gets it when one of them comes or goes.
+
+How a worker is started, replaced and stopped is in `lifecycle.py`; here is when, and what becomes of the tasks.
 
 Rules:
 1. A task is in exactly one place: in `unassigned`, in the strategy, or with one worker. Every move between them is one
@@ -7,7 +9,6 @@ Rules:
    death of an agent takes one task with it and no more; and if that one had not begun, it moves on like the others.
 3. What was taken back (from a dead, halted or retiring worker, or for a retry) waits in `unassigned`, in order, and
    goes to whoever is free next, before anything newer. No strategy is asked again, so nothing there can fail.
-4. Every task of asyncio made here is owned here, and `close` waits for it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from tollboard.clock import Clock
-from tollboard.errors import AgentNotFound, PoolStopped, TollboardError
+from tollboard.errors import PoolStopped, TollboardError
 from tollboard.pool import telemetry as events
 from tollboard.pool.admission import Admission
 from tollboard.pool.dispatch import Strategy
+from tollboard.pool.lifecycle import Lifecycle, StartWorker
 from tollboard.pool.scaling import Autoscaler
 from tollboard.pool.task import WAITING, WITH_WORKER, Place, PoolTask
 from tollboard.pool.worker import Slot, Worker
@@ -31,8 +33,6 @@ from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import IDLE, PROCESSING
 
 logger = logging.getLogger("tollboard.pool")
-
-StartWorker = Callable[[Worker], Coroutine[object, object, None]]
 
 
 class Desk(Protocol):
@@ -85,11 +85,11 @@ class Crew:
         """No task begins any more; what waits is left where it is."""
         self.muted = False
         """The process is going down: what has not ended is left to the journal."""
-        self._start_worker = start_worker
-        self._max_restarts = max_restarts
-        self._restart_window_s = restart_window_s
-        self._starts: dict[asyncio.Task[Worker], Slot] = {}
-        self._stops: set[asyncio.Task[None]] = set()
+        self.lifecycle = Lifecycle(
+            self, start_worker, max_restarts=max_restarts, restart_window_s=restart_window_s
+        )
+        self._gathered: asyncio.Handle | None = None
+        """Idle workers are offered what waits when this pass of the loop ends."""
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -121,6 +121,9 @@ class Crew:
         if worker is not None:
             if worker.task is None:
                 self.feed(worker)
+        elif self.strategy.gathers:
+            if self._gathered is None and self.idle:
+                self._gathered = asyncio.get_running_loop().call_soon(self.offer_gathered)
         else:
             while self.idle:
                 idle = next(iter(self.idle))
@@ -129,6 +132,18 @@ class Crew:
                     break
         if self.scaler is not None:
             self.scaler.look()
+
+    def offer_gathered(self) -> None:
+        """Give idle workers what came in this pass of the loop, if that was left to its end."""
+        if self._gathered is None:
+            return
+        self._gathered.cancel()
+        self._gathered = None
+        while self.idle and not self.closing:
+            idle = next(iter(self.idle))
+            self.feed(idle)
+            if idle in self.idle:
+                return  # nothing waits any more
 
     def withdraw(self, task: PoolTask) -> None:
         """Take a waiting task out of the count; whoever meets it in a queue drops it."""
@@ -163,7 +178,7 @@ class Crew:
             task.again()
             self.unassigned.appendleft(task)
             self.lost(worker, exc.code)
-            self._stop(worker)
+            self.lifecycle.stop(worker)
             return
         self.waiting -= 1
         admission = self.admission
@@ -220,7 +235,7 @@ class Crew:
 
     def _not_free(self, worker: Worker) -> None:
         if worker.retiring:
-            self._stop(worker)
+            self.lifecycle.stop(worker)
         elif worker.machine.halted and not worker.is_halted:
             self.halted(worker)
         elif worker.machine.draining:
@@ -231,7 +246,7 @@ class Crew:
     @property
     def size(self) -> int:
         """Return how many workers it has or is starting, without those that retire."""
-        return sum(not worker.retiring for worker in self.all.values()) + len(self._starts)
+        return sum(not worker.retiring for worker in self.all.values()) + self.lifecycle.starting
 
     @property
     def idle_count(self) -> int:
@@ -242,17 +257,6 @@ class Crew:
     def running(self) -> int:
         """Return how many workers have a task."""
         return sum(worker.task is not None for worker in self.all.values())
-
-    @property
-    def starting(self) -> int:
-        """Return how many workers are being started."""
-        return len(self._starts)
-
-    async def start(self, slot: Slot) -> Worker:
-        """Start a worker for a place and return it; it has not joined yet."""
-        worker = Worker(self, slot, slot.next_name(self.desk.name))
-        await self._start_worker(worker)
-        return worker
 
     def join(self, worker: Worker, *, grown: bool = False) -> None:
         """Give a worker that was started its first task."""
@@ -281,7 +285,7 @@ class Crew:
         if self.telemetry.handlers:
             self._emit_worker(events.WORKER_LOST, worker, reason=reason)
         if not worker.retiring:
-            self._replace(worker.slot, f"worker {worker.name!r} ended: {reason}")
+            self.lifecycle.replace(worker.slot, f"worker {worker.name!r} ended: {reason}")
         self.wake()
 
     def halted(self, worker: Worker) -> None:
@@ -310,7 +314,7 @@ class Crew:
     def resize(self, size: int) -> None:
         """Begin to grow or shrink to this size; idle workers only (P11)."""
         while self.size < size:
-            self._spawn(self.desk.new_slot())
+            self.lifecycle.spawn(self.desk.new_slot())
         for worker in tuple(self.idle):
             if self.size <= size:
                 return
@@ -325,31 +329,30 @@ class Crew:
         for worker in tuple(reversed(self.workers)):
             if self.size > size:
                 self._retire(worker)
-        starts = tuple(self._starts)
-        if starts:
-            _ = await asyncio.wait(starts)
-            for start in starts:
-                if not start.cancelled() and (exc := start.exception()) is not None:
-                    raise exc
+        await self.lifecycle.wait_started()
 
     async def close(self) -> None:
         """Stop every worker and wait for it; nothing that waits is run any more."""
         self.closing = True
         if self.scaler is not None:
             self.scaler.close()
-        starts = tuple(self._starts)
-        for start in starts:
-            start.cancel()
-        if starts:
-            _ = await asyncio.wait(starts)
+        await self.lifecycle.cancel_starts()
         for worker in tuple(self.all.values()):
             self._leave(worker)
-            self._stop(worker)
-        while self._stops:
-            _ = await asyncio.wait(tuple(self._stops))
+            self.lifecycle.stop(worker)
+        await self.lifecycle.wait_stopped()
+
+    def give_up(self, why: str) -> None:
+        """Go on with fewer workers; without any, fail what waits, so that nobody waits for ever (E42)."""
+        logger.error("pool %s: %s", self.desk.name, why)
+        self.problem = why
+        if self._has_future():
+            self.wake()
+            return
+        self._fail_waiting()
 
     def _has_future(self) -> bool:
-        return bool(self._starts) or any(not worker.retiring for worker in self.all.values())
+        return self.lifecycle.starting > 0 or any(not worker.retiring for worker in self.all.values())
 
     def _enter(self, worker: Worker) -> None:
         worker.out = False
@@ -371,61 +374,8 @@ class Crew:
         worker.retiring = True
         self._leave(worker)
         if worker.task is None:
-            self._stop(worker)
+            self.lifecycle.stop(worker)
         self.wake()
-
-    def _stop(self, worker: Worker) -> None:
-        if worker.stopping is None:
-            stop = asyncio.get_running_loop().create_task(self._stopped(worker))
-            worker.stopping = stop
-            self._stops.add(stop)
-            stop.add_done_callback(self._stops.discard)
-
-    async def _stopped(self, worker: Worker) -> None:
-        # Not there any more, or ending already, is what was wanted.
-        if self.runtime.whereis(worker.name) is not worker.machine:
-            return
-        try:
-            await self.runtime.stop(worker.name, reason="the pool stops")
-        except AgentNotFound:
-            return
-
-    def _replace(self, slot: Slot, why: str) -> None:
-        """Start a replacement, unless this place has lost too many workers too quickly."""
-        now = self.clock.monotonic()
-        slot.deaths.append(now)
-        recent = sum(now - at <= self._restart_window_s for at in slot.deaths)
-        if self.runtime.closing:
-            self._give_up(f"{why}; the runtime closes")
-        elif recent > self._max_restarts:
-            self._give_up(f"{why}; {recent} workers of its place ended within {self._restart_window_s:g} s")
-        else:
-            self._spawn(slot)
-
-    def _spawn(self, slot: Slot) -> None:
-        start = asyncio.get_running_loop().create_task(self.start(slot))
-        self._starts[start] = slot
-        start.add_done_callback(self._spawned)
-
-    def _spawned(self, start: asyncio.Task[Worker]) -> None:
-        slot = self._starts.pop(start)
-        if start.cancelled():
-            return
-        exc = start.exception()
-        if exc is None:
-            self.join(start.result(), grown=slot.generation == 1)
-        elif not self.closing:
-            said = str(exc) if isinstance(exc, TollboardError) else type(exc).__name__
-            self._give_up(f"worker {slot.number} could not be started: {said}")
-
-    def _give_up(self, why: str) -> None:
-        """Go on with fewer workers; without any, fail what waits, so that nobody waits for ever (E42)."""
-        logger.error("pool %s: %s", self.desk.name, why)
-        self.problem = why
-        if self._has_future():
-            self.wake()
-            return
-        self._fail_waiting()
 
     def _fail_waiting(self) -> None:
         why = f"no worker of role {self.role!r} is left: {self.problem or 'it was scaled down'}"

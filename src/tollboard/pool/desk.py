@@ -112,9 +112,18 @@ class TaskDesk:
 
     def admit_now(self, task: PoolTask) -> Awaitable[None] | None:
         """Accept a new task without waiting. Raises Overloaded, RateLimited."""
-        if not self.admission.try_enter(task.size):
+        if not self.enter_now(task.size):
             raise self.admission.refusal(task.size)
         return self.accept(task)
+
+    def enter_now(self, size: int) -> bool:
+        """Let a task of this many bytes in, if it need not wait."""
+        if self.admission.try_enter(size):
+            return True
+        # What idle workers are about to take is in nobody's way.
+        for crew in self.crews.values():
+            crew.offer_gathered()
+        return self.admission.try_enter(size)
 
     def accept(self, task: PoolTask) -> Awaitable[None] | None:
         """Take a task that was let in: place it, remember it, offer it. What is raised has changed nothing."""

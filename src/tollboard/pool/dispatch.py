@@ -10,6 +10,9 @@ where it waits in that worker's queue; `Pulled` keeps tasks until an idle worker
     shared_queue     whoever is idle first                     batches, uneven tasks
     longest_first    as shared_queue, longest hint first       batches whose durations can be guessed
 
+`longest_first` must see a batch before it says which task is the longest: idle workers are offered what it keeps at the
+end of the pass of the loop in which the tasks came (`gathers`).
+
 Your own is a subclass of `Assigned` with a `choose`, passed as `strategy=`:
 
     class ByCustomer(Assigned):
@@ -39,6 +42,8 @@ class Strategy(ABC):
     """Where the tasks of one role wait. One that raises in `put` refuses that task; nothing else is touched."""
 
     name: ClassVar[str]
+    gathers: ClassVar[bool] = False
+    """Whether tasks that any worker may take are offered only when this pass of the loop ends, all that came in it."""
 
     @abstractmethod
     def put(self, task: PoolTask, workers: Sequence[Worker]) -> Worker | None:
@@ -172,6 +177,7 @@ class LongestFirst(Strategy):
     """Idle workers pull the task with the longest hint; equal hints in order, tasks without a hint last."""
 
     name = "longest_first"
+    gathers = True
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, PoolTask]] = []

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import BackendError, TollboardError
-from tollboard.pool.crew import Crew, StartWorker
+from tollboard.pool.crew import Crew
 from tollboard.pool.desk import TaskDesk
 from tollboard.pool.journal import WorkerJournal
+from tollboard.pool.lifecycle import StartWorker
 from tollboard.pool.records import Backlog
 from tollboard.pool.scaling import Autoscaler
 from tollboard.pool.worker import PoolWorker, Slot, Worker
@@ -83,7 +84,7 @@ async def start_all(desk: TaskDesk) -> None:
     wanted = [
         (crew, desk.new_slot()) for role, crew in desk.crews.items() for _ in range(desk.settings.sizes[role])
     ]
-    starts = [asyncio.ensure_future(crew.start(slot)) for crew, slot in wanted]
+    starts = [asyncio.ensure_future(crew.lifecycle.start(slot)) for crew, slot in wanted]
     try:
         done = await asyncio.gather(*starts, return_exceptions=True)
     except asyncio.CancelledError:

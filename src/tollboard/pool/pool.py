@@ -185,8 +185,9 @@ class Pool:
         """Accept a task and return its worker and ref at once (P03), durable if the pool has a journal.
 
         Waits only for room in the queue and for the rate limit, in order of arrival; with `wait=False` it raises
-        Overloaded or RateLimited instead (P10, P13). The worker is `None` where idle workers pull (`shared_queue`,
-        `longest_first`) and none was idle. Raises PoolStopped, InvalidPrompt, InvalidOption; then nothing was accepted.
+        Overloaded or RateLimited instead (P10, P13). The worker is `None` where idle workers pull and none was idle
+        (`shared_queue`), or where what comes at once is gathered first (`longest_first`). Raises PoolStopped,
+        InvalidPrompt, InvalidOption; then nothing was accepted.
         """
         desk = self._desk
         new = desk.new_task(task, role, hint_s)
@@ -239,7 +240,7 @@ class Pool:
         commits: Commits = []
         try:
             for new in news:
-                if desk.admission.try_enter(new.size):
+                if desk.enter_now(new.size):
                     commit = desk.accept(new)
                 elif accepted:
                     break
@@ -379,7 +380,7 @@ class Pool:
             name=self.name,
             strategy=strategy,
             workers=workers,
-            starting=sum(crew.starting for crew in crews),
+            starting=sum(crew.lifecycle.starting for crew in crews),
             submitted=self._desk.submitted,
             queued=self._desk.admission.waiting,
             running=self._desk.running,

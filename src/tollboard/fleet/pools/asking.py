@@ -10,7 +10,7 @@ from tollboard.fleet.pools.board import DEFAULT_MAX_QUEUED, DEFAULT_STRATEGY, Si
 from tollboard.fleet.pools.records import PoolSpec
 from tollboard.fleet.settings import OURS, check_options
 from tollboard.ids import check_name, looks_like_id
-from tollboard.pool.settings import settle_settings
+from tollboard.pool.settings import PoolSettings, settle_settings
 
 POOL_OURS = frozenset(OURS) | {
     "backends", "backlog", "first_index", "journal", "max_queued_bytes", "max_result_bytes", "max_results", "runtime",
@@ -39,6 +39,12 @@ def ask(
     check_options(options, POOL_OURS)
     return PoolSpec(
         size=settings.sizes, path=path, backend=backend, strategy=strategy, rate=settings.rate, burst=settings.burst,
-        min=None if min is None else settings.minimum, max=None if max is None else settings.maximum,
+        min=_of_elastic(settings, settings.minimum), max=_of_elastic(settings, settings.maximum),
         retries=settings.retries, max_queued=settings.max_queued, options=dict(options),
     )  # fmt: skip
+
+
+def _of_elastic(settings: PoolSettings, bounds: Mapping[str, int]) -> dict[str, int] | None:
+    # A role that keeps its size has no bounds of its own: kept beside the size, they were still there when `scale`
+    # had changed it, and the pool could not come back after a restart.
+    return {role: bound for role, bound in bounds.items() if settings.elastic(role)} or None

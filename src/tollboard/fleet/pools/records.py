@@ -20,7 +20,10 @@ class PoolLife(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
-    """What a pool was asked to be. `size`, `min` and `max` are by role, `path` is where its workers work."""
+    """What a pool was asked to be. `path` is where its workers work; `size` is by role.
+
+    `min` and `max` are too, both of each role whose size changes by itself; `None` if there is none.
+    """
 
     size: Mapping[str, int]
     path: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +30,7 @@ WORDS = {
     # action: what was done, what would be done, in which colour
     "start": ("started", "would start", "green"),
     "resume": ("brought back", "would bring back", "green"),
+    "scale": ("scaled", "would scale", "green"),
     "keep": ("unchanged", "unchanged", "dim"),
     "leave": ("differs", "differs", "yellow"),
     "replace": ("replaced", "would replace", "green"),
@@ -46,6 +47,8 @@ def up(
     ] = False,
 ) -> int:
     """Start what a fleet file names and does not run yet.
+
+    A pool that differs in its size alone is scaled; what else differs is named and left, unless --replace.
 
     \b
     Example:
@@ -130,8 +133,22 @@ def _row(fleet: Fleet, step: Step, word: int) -> tuple[Cell | str, ...]:
 
 
 def _difference(one: Difference) -> str:
+    if one.key == "size" and isinstance(one.running, Mapping) and isinstance(one.wanted, Mapping):
+        return f"size: {_sizes(one.running, one.wanted)}"
     shown = [_value(value) for value in (one.running, one.wanted)]
     return one.key if None in shown else f"{one.key}: {shown[0]} → {shown[1]}"
+
+
+def _sizes(running: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """Return the sizes that differ, with their roles unless there is only one."""
+    changed = {
+        role: f"{running.get(role, 'none')} → {wanted.get(role, 'none')}"
+        for role in dict.fromkeys((*wanted, *running))
+        if running.get(role) != wanted.get(role)
+    }
+    if running.keys() == wanted.keys() and len(wanted) == 1:
+        return changed.popitem()[1]
+    return ", ".join(f"{one_line(role)} {change}" for role, change in changed.items())
 
 
 def _value(value: object) -> str | None:

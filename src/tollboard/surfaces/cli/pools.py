@@ -247,14 +247,12 @@ def _roles(size: Mapping[str, int]) -> str:
 
 def _workers(view: PoolView) -> str:
     wanted = _roles(view.size)
-    if view.min is None and view.max is None:
+    if view.min is None or view.max is None:
         return wanted
-    return f"{wanted} (scales by itself: {_bounds(view.min, view.size)} to {_bounds(view.max, view.size)})"
-
-
-def _bounds(given: Mapping[str, int] | None, size: Mapping[str, int]) -> str:
-    bounds = set((given or size).values())
-    return str(bounds.pop()) if len(bounds) == 1 else str(dict(given or size))
+    bounds = {role: f"{least} to {view.max[role]}" for role, least in view.min.items()}
+    if bounds.keys() == view.size.keys() and len(set(bounds.values())) == 1:
+        return f"{wanted} (scales by itself: {bounds.popitem()[1]})"
+    return f"{wanted} (scales by itself: {', '.join(f'{role} {bound}' for role, bound in bounds.items())})"
 
 
 @command(None, name="scale", to=group)

@@ -46,7 +46,8 @@
     │   └── StaleOwner           another daemon has taken the state directory over
     ├── DaemonError              the daemon cannot start or cannot be reached
     │   ├── DaemonRunning        another daemon owns the state directory
-    │   └── DaemonUnreachable
+    │   └── DaemonUnreachable    nobody answers
+    │       └── DaemonFrozen     the daemon is there and says nothing: stopped, or hanging
     └── Crash                    raised by user code to crash its own agent on purpose
 
 `code` is stable and is what travels over HTTP, MCP and `--json`.
@@ -374,6 +375,12 @@ class DaemonUnreachable(DaemonError):
     """No daemon answers on the socket."""
 
     code = "daemon_unreachable"
+
+
+class DaemonFrozen(DaemonUnreachable):
+    """The daemon is there and does not answer; what it was asked to do may have been done, or may be done yet."""
+
+    code = "daemon_frozen"
 
 
 class Crash(TollboardError):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
+import sys
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tollboard.daemon.transport import LIMIT_BYTES, Answer, SocketTransport, _Line
+from tollboard.daemon import transport
+from tollboard.daemon.transport import LIMIT_BYTES, Answer, SocketTransport, Unanswered, _Line
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: begun\n\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -59,11 +62,11 @@ async def server(home: Path) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def client(home: Path) -> AsyncIterator[SocketTransport]:
-    transport = SocketTransport(str(home / "daemon.sock"), {"x-name": "me"})
+    made = SocketTransport(str(home / "daemon.sock"), {"x-name": "me"})
     try:
-        yield transport
+        yield made
     finally:
-        await transport.close()
+        await made.close()
 
 
 async def test_a_read_that_is_cancelled_as_its_answer_arrives_is_not_complained_of(
@@ -101,6 +104,50 @@ async def test_nobody_listening_and_nobody_answering_are_told_apart(server: Serv
     async with client(home) as http:
         with pytest.raises(FileNotFoundError):
             await http.request("GET", "/")
+
+
+@pytest.fixture
+def full(home: Path) -> Iterator[socket.socket]:
+    """Yield a listening socket that nobody accepts from, with a full queue."""
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as later:
+        listening.bind(str(home / "daemon.sock"))
+        listening.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one = later.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(home / "daemon.sock"))
+        yield listening
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody seems to listen then")
+async def test_a_queue_that_is_full_is_waited_for(
+    full: socket.socket, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for a daemon that is not there."""
+    refused = asyncio.Event()
+    abort = _Line.abort
+    monkeypatch.setattr(_Line, "abort", lambda line: (refused.set(), abort(line)))
+    made = Server()
+    made.answer = OK
+    async with client(home) as http:
+        asking = asyncio.create_task(http.request("GET", "/"))
+        await refused.wait()
+        async with await asyncio.start_unix_server(made.serve, sock=full):
+            assert (await asking).content == b"ok"
+            for writer in made.connections:
+                writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody seems to listen then")
+async def test_a_queue_that_stays_full_is_a_daemon_that_says_nothing(
+    full: socket.socket, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.05)
+    async with client(home) as http:
+        with pytest.raises(Unanswered) as found:
+            await http.request("GET", "/")
+    assert not found.value.asked
 
 
 async def test_a_connection_that_ended_while_it_was_idle_is_not_used_again(

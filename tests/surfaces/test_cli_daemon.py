@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.daemon.process import DaemonProcess
 from tests.processes import gone
+from tollboard.daemon import connection
+from tollboard.daemon.single import owner_pid
+from tollboard.surfaces.cli import main
 
 PROGRAM = [sys.executable, "-c", "import sys; from tollboard.surfaces.cli import main; sys.exit(main())"]
 
@@ -148,6 +152,48 @@ def test_a_daemon_that_dies_while_one_waits(shell: Shell) -> None:
     assert advised is not None, said
     polled = shell.run("poll", "slow", advised[1])
     assert polled.stdout.startswith("interrupted")
+
+
+@pytest.fixture
+def frozen(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
+    """Yield a daemon that stands still, and is given little time."""
+    monkeypatch.setattr(connection, "HEALTH_TIMEOUT_S", 0.2)
+    with DaemonProcess(home) as daemon:
+        daemon.freeze()
+        yield daemon
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["send", "api", "x"], ["shutdown"], ["serve"], ["up", "--check"]]
+)
+def test_every_command_says_that_the_daemon_stands_still(
+    frozen: DaemonProcess, home: Path, words: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """`shutdown` said that no daemon was running."""
+    (home / "fleet.toml").write_text(f'[sessions.api]\nbackend = "echo"\npath = "{home}"\n')
+    monkeypatch.chdir(home)
+    assert main([*words, "--home", str(home)]) == 1
+    what, advice = capsys.readouterr().err.splitlines()
+    assert what == (
+        f"error: the daemon (pid {frozen.pid}) is stopped and has not answered for 0.2 s, so nothing was asked of it"
+    )
+    assert advice.startswith(
+        f"  → let it go on with `kill -CONT {frozen.pid}`, end it with `kill -KILL {frozen.pid}`"
+    )
+    assert owner_pid(frozen.home) == frozen.pid
+
+
+def test_the_doctor_reports_a_daemon_that_stands_still(
+    frozen: DaemonProcess, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took it for one that was killed, with nothing to do."""
+    assert main(["doctor", "--json", "--home", str(home)]) == 1
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["daemon"]["state"] == "broken"
+    assert f"pid {frozen.pid}) is stopped" in checks["daemon"]["detail"]
+    assert f"kill -CONT {frozen.pid}" in checks["daemon"]["mend"]
+    assert checks["database"]["state"] == "ok"
 
 
 def test_serve_runs_in_front(shell: Shell) -> None:

@@ -213,3 +213,16 @@ def test_an_error_is_a_line_of_what_and_a_line_of_what_to_do(
 def test_json_has_the_whole_message(capsys: pytest.CaptureFixture[str]) -> None:
     report(errors.StoreUnavailable("no room; free some space"), Output(json=True))
     assert json.loads(capsys.readouterr().out)["error"]["message"] == "no room; free some space"
+
+
+def test_a_daemon_that_stands_still_comes_with_its_remedy_beside_what_the_command_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frozen = errors.DaemonFrozen("the daemon (pid 7) is stopped; let it go on with `kill -CONT 7`")
+    frozen.add_note("the prompt is safe, see how it stands: tollboard poll api x")
+    assert report(frozen, Output(json=False)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the daemon (pid 7) is stopped",
+        "  → the prompt is safe, see how it stands: tollboard poll api x",
+        "  → let it go on with `kill -CONT 7`",
+    ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,10 @@ from tests.surfaces.person import Person
 from tests.surfaces.terminal import Terminal
 from tests.surfaces.waiting import asks, decided, said
 from tollboard import sync
+from tollboard.daemon.client import Client
+from tollboard.errors import DaemonFrozen
+from tollboard.surfaces.cli import review
+from tollboard.surfaces.cli.output import Output
 
 pytestmark = pytest.mark.slow
 
@@ -331,6 +336,23 @@ def test_edit_by_id_opens_the_editor_again_too(home: Path, fleet: sync.Board) ->
     with on_terminal(home, "edit", id, EDITOR="/no/such/editor") as person:
         person.shows("is edited already, by cli:")
         assert person.ended() == 1
+
+
+async def test_a_daemon_that_stands_still_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following the feed may never notice, and then nobody says that the daemon is back."""
+    asked: list[str | None] = []
+
+    class Board:
+        async def approvals(self, name: str | None) -> tuple[()]:
+            asked.append(name)
+            if len(asked) < 3:
+                raise DaemonFrozen("the daemon (pid 7) is stopped")
+            return ()
+
+    monkeypatch.setattr(review, "Keyboard", object)  # nobody types
+    walk = review.Review(cast(Client, Board()), Output(json=False), "api", Counter())
+    assert await walk._open() == []
+    assert asked == ["api"] * 3
 
 
 # -- where there is no terminal ----------------------------------------------------------------------------------

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.terminal import Terminal
+from tollboard.daemon.client import Client
+from tollboard.errors import DaemonFrozen
 from tollboard.fleet import records
 from tollboard.fleet.records import Receipt, RequestState
-from tollboard.surfaces.repl import load_ipython_extension, rendering
+from tollboard.surfaces.repl import load_ipython_extension, rendering, shell
 
 RECEIPT = Receipt("r", "api", RequestState.ENDED, None, 1.0, 1.0, 2.0, "completed")
 NASTY = "<script>alert(1)</script> \x1b[31m & so on"
@@ -120,11 +124,18 @@ def test_what_agents_wrote_drives_neither_terminal_nor_page() -> None:
 
 
 def test_s16_a_notebook_shows_html() -> None:
-    shell = InteractiveShell()
-    load_ipython_extension(shell)
-    assert shell.display_formatter is not None
-    shown, _ = shell.display_formatter.format((entry(),))
+    prompt = InteractiveShell()
+    load_ipython_extension(prompt)
+    assert prompt.display_formatter is not None
+    shown, _ = prompt.display_formatter.format((entry(),))
     assert shown["text/html"].startswith("<table>")
     assert "SESSION" in shown["text/plain"]
-    plain, _ = shell.display_formatter.format((1, 2))
+    plain, _ = prompt.display_formatter.format((1, 2))
     assert plain == {"text/plain": "(1, 2)"}
+
+
+def test_a_daemon_that_stands_still_is_not_asked_for_names_as_well() -> None:
+    frozen = SimpleNamespace(error_in_exec=DaemonFrozen("the daemon (pid 7) is stopped"))
+    known = {"api"}
+    shell._learn(cast(Client, None), known, frozen)
+    assert known == {"api"}

@@ -88,7 +88,7 @@ class Client:
         """Reach the daemon of a state directory; start it if none runs, unless `start` is false.
 
         `token` narrows what this client may do; over the socket none is needed. Raises DaemonUnreachable, or the error
-        that kept the daemon from starting.
+        that kept the daemon from starting. Every verb raises DaemonFrozen when the daemon stands still meanwhile.
         """
         return Connecting(cls(state_directory(home), surface, client or _user(), token), start=start)
 
@@ -119,21 +119,29 @@ class Client:
 
     async def shutdown(self) -> None:
         """End the daemon gracefully; returns when it has given the directory up."""
+        from tollboard.daemon.pulse import UNSURE, remedies
         from tollboard.daemon.single import wait_for_exit
 
         pid = (await self.health()).pid
-        await self._connection.request("POST", "/v1/shutdown")
+        await self._connection.request("POST", "/v1/shutdown", fate=lambda: UNSURE)
         await self.close()
         if not await asyncio.to_thread(wait_for_exit, pid, END_TIMEOUT_S):
-            raise DaemonError(f"the daemon (pid {pid}) has not ended within {END_TIMEOUT_S:g} s")
+            raise DaemonError(
+                f"the daemon (pid {pid}) has not ended within {END_TIMEOUT_S:g} s; {remedies(self.home, pid)}"
+            )
 
     async def _call(self, operation: str, /, **arguments: object) -> Any:
         from pydantic import ValidationError
 
         from tollboard.operations.catalogue import OPERATIONS
 
+        def known() -> str:
+            from tollboard.daemon.pulse import fate
+
+            return fate(OPERATIONS[operation], given)
+
         given = {key: value for key, value in arguments.items() if value is not None}
-        content = await self._connection.request("POST", f"/v1/{operation}", _body(given))
+        content = await self._connection.request("POST", f"/v1/{operation}", _body(given), fate=known)
         try:
             return OPERATIONS[operation].result.validate_json(content)
         except ValidationError:

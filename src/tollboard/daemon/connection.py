@@ -1,6 +1,7 @@
 """The way from a client to the daemon: one HTTP connection pool over the unix socket, and a daemon if none runs.
 
-`client` puts the verbs on it. What goes wrong here is DaemonUnreachable, or the error that the daemon answered.
+`client` puts the verbs on it. What goes wrong here is DaemonUnreachable (DaemonFrozen if one is there all the same), or
+the error that the daemon answered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -17,6 +18,7 @@ from urllib.parse import urlencode
 from tollboard.daemon.config import StateDirectory
 from tollboard.errors import (
     DaemonError,
+    DaemonFrozen,
     DaemonRunning,
     DaemonUnreachable,
     NotFound,
@@ -26,13 +28,19 @@ from tollboard.errors import (
 from tollboard.fleet.records import FeedItem
 
 if TYPE_CHECKING:
+    from tollboard.daemon.pulse import Pulse
     from tollboard.daemon.transport import Answer, SocketTransport, Stream
     from tollboard.operations.wire import DaemonHealth
 
 logger = logging.getLogger("tollboard.client")
 
+SILENCE_S = 4.0
+"""How long a call may be silent before it is looked whether the daemon lives (`pulse`). The transport keeps idle
+connections for longer, so that the next look takes the one of the last."""
+LOOK_S = 10.0
+"""How long a daemon may take to say that it is there: a slow one, on a machine under load, does not stand still."""
 HEALTH_TIMEOUT_S = 20.0
-"""How long a daemon may take to say that it is there; one that is just starting answers when it is ready."""
+"""The same for one that may just be starting; it answers when it is ready."""
 STREAM_TIMEOUT_S = 60.0
 """How long a stream may be silent; a daemon that is well sends a word every 15 s."""
 END_TIMEOUT_S = 60.0
@@ -46,16 +54,19 @@ class Connection:
         self.home = home
         self._headers = dict(headers)
         self._http: SocketTransport | None = None
+        self._pulse: Pulse | None = None
         self._other: DaemonHealth | None = None
         """The daemon, if it is of another version than this program."""
 
     async def open(self, *, start: bool) -> None:
         """Reach the daemon; start it if none runs and `start` is true."""
+        from tollboard.daemon.pulse import Pulse
         from tollboard.daemon.transport import SocketTransport
 
         self.home.check_socket_path()
         if self._http is None:
             self._http = SocketTransport(str(self.home.socket), self._headers)
+            self._pulse = Pulse(self._http, silence_s=SILENCE_S, look_s=LOOK_S)
         try:
             if not await self._answers():
                 if not start:
@@ -67,7 +78,9 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
-        http, self._http = self._http, None
+        http, pulse, self._http, self._pulse = self._http, self._pulse, None, None
+        if pulse is not None:
+            pulse.close()
         if http is not None:
             await http.close()
 
@@ -85,17 +98,24 @@ class Connection:
                 raise
             return False
 
-    async def health(self) -> DaemonHealth:
+    async def health(self, *, fate: Callable[[], str] = str) -> DaemonHealth:
         """Return who serves."""
-        return _read_health(self.home, await self.request("GET", "/v1/health", timeout_s=HEALTH_TIMEOUT_S))
+        from tollboard.daemon.single import may_be_starting
+
+        timeout_s = HEALTH_TIMEOUT_S if may_be_starting(self.home) else LOOK_S
+        return _read_health(
+            self.home, await self.request("GET", "/v1/health", timeout_s=timeout_s, fate=fate)
+        )
 
     async def _answers(self) -> bool:
-        """Whether a daemon is there. Raises DaemonUnreachable for one that is there and says nothing."""
+        """Whether a daemon is there. Raises DaemonFrozen for one that is there and says nothing."""
+        from tollboard.daemon.pulse import NOTHING_ASKED
+
         try:
-            health = await self.health()
-        except DaemonUnreachable as exc:
-            if isinstance(exc.__cause__, TimeoutError):
-                raise
+            health = await self.health(fate=lambda: NOTHING_ASKED)
+        except DaemonFrozen:
+            raise  # a second one could not start beside it
+        except DaemonUnreachable:
             return False
         self._compare_versions(health)
         return True
@@ -149,13 +169,20 @@ class Connection:
             os.close(lock)
 
     async def request(
-        self, method: str, path: str, content: bytes = b"", *, timeout_s: float | None = None
-    ) -> bytes:
-        """Return what the daemon answered; raise the error it answered with."""
+        self, method: str, path: str, content: bytes = b"", *, timeout_s: float | None = None,
+        fate: Callable[[], str] = str,
+    ) -> bytes:  # fmt: skip
+        """Return what the daemon answered; raise the error it answered with.
+
+        Without a limit the answer is waited for as long as the daemon lives. `fate` says what is known of a call that
+        is not answered, see `pulse.fate`.
+        """
+        http, pulse = self._opened()
+        watch = pulse if timeout_s is None else None
         try:
-            answer = await self._opened().request(method, path, content, timeout_s=timeout_s)
+            answer = await http.request(method, path, content, timeout_s=timeout_s, watch=watch)
         except OSError as exc:
-            raise self._lost(exc) from exc
+            raise self._lost(exc, fate) from exc
         if answer.status != 200:
             raise self._refused(answer)
         return answer.content
@@ -180,7 +207,8 @@ class Connection:
 
         target = f"/v1/events/stream?{urlencode(query, doseq=True)}"
         try:
-            async with self._opened().stream("GET", target, timeout_s=STREAM_TIMEOUT_S) as stream:
+            http, _ = self._opened()
+            async with http.stream("GET", target, timeout_s=STREAM_TIMEOUT_S) as stream:
                 if stream.status != 200:
                     raise self._refused(Answer(stream.status, await stream.read(timeout_s=STREAM_TIMEOUT_S)))
                 async with aclosing(_events(stream)) as events:
@@ -189,20 +217,18 @@ class Connection:
         except OSError as exc:
             raise self._lost(exc) from None
 
-    def _opened(self) -> SocketTransport:
-        if self._http is None:
+    def _opened(self) -> tuple[SocketTransport, Pulse]:
+        if self._http is None or self._pulse is None:
             raise DaemonUnreachable("this client is closed; connect again")
-        return self._http
+        return self._http, self._pulse
 
-    def _lost(self, exc: OSError) -> DaemonUnreachable:
-        if not isinstance(exc, TimeoutError):
-            return _unreachable(self.home, type(exc).__name__)
-        from tollboard.daemon.single import owner_pid
+    def _lost(self, exc: OSError, fate: Callable[[], str] = str) -> DaemonUnreachable:
+        from tollboard.daemon.pulse import frozen
+        from tollboard.daemon.transport import Unanswered
 
-        return DaemonUnreachable(
-            f"the daemon (pid {owner_pid(self.home) or 'unknown'}) is there but does not answer; if it hangs, end "
-            "that process, or take the state directory from it with `tollboard serve --take-over`"
-        )
+        if isinstance(exc, Unanswered):
+            return frozen(self.home, exc, fate())
+        return _unreachable(self.home, type(exc).__name__)
 
 
 def _wait_for_owner(home: StateDirectory) -> bool:

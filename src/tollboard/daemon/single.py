@@ -21,6 +21,9 @@ from pathlib import Path
 from tollboard.daemon.config import StateDirectory
 from tollboard.errors import DaemonError, DaemonRunning
 
+START_TIMEOUT_S = 120.0
+"""How long a daemon may take to bring its fleet back."""
+
 
 @dataclass(slots=True)
 class Ownership:
@@ -151,6 +154,15 @@ def owner_pid(home: StateDirectory) -> int | None:
         return _read_pid(fd) if _is_locked(fd) else None
     finally:
         os.close(fd)
+
+
+def may_be_starting(home: StateDirectory) -> bool:
+    """Whether the owner is so young that it may still be bringing its fleet back; `True` if that cannot be told."""
+    try:
+        _, _, since = home.lock.read_text().partition(" ")
+        return time.time() - float(since) < START_TIMEOUT_S
+    except (OSError, ValueError):
+        return True
 
 
 def start_lock(home: StateDirectory) -> int:

@@ -11,10 +11,9 @@ import sys
 import time
 
 from tollboard.daemon.config import StateDirectory
+from tollboard.daemon.single import START_TIMEOUT_S
 from tollboard.errors import DaemonError
 
-START_TIMEOUT_S = 120.0
-"""How long a daemon may take to bring its fleet back."""
 READY = "ready"
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tollboard.errors import DaemonError, DaemonUnreachable, TollboardError
+from tollboard.errors import DaemonError, DaemonFrozen, DaemonUnreachable, TollboardError
 from tollboard.surfaces.cli import connection
+from tollboard.surfaces.cli.failures import parted
 from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def daemon(places: StateDirectory, running: Daemon | TollboardError, version: st
         places.check_socket_path()
     except DaemonError as wrong:
         return Check(name, "broken", str(wrong), "use a shorter directory: --home or $TOLLBOARD_HOME")
+    if isinstance(running, DaemonFrozen):
+        return Check(name, "broken", *parted(str(running)))
     if not isinstance(running, DaemonUnreachable):
         return Check(name, "broken", str(running), f"see {places.log}")
     if places.socket.exists():
@@ -161,7 +164,7 @@ async def ask_daemon(home: Path | None) -> Daemon | TollboardError:
     except TollboardError as wrong:
         return wrong
     except TimeoutError:
-        return DaemonUnreachable(f"the daemon did not answer within {BACKEND_CHECK_S:g} s")
+        return DaemonError(f"the daemon has not looked at its backends within {BACKEND_CHECK_S:g} s")
     backends = tuple(_backend(one.name, one.available, one.detail, one.mend) for one in infos)
     return Daemon(health.pid, health.version, backends)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tollboard.errors import DaemonRunning, DaemonUnreachable, Invalid
+from tollboard.errors import DaemonFrozen, DaemonRunning, DaemonUnreachable, Invalid
 from tollboard.surfaces.cli import PROGRAM
 from tollboard.surfaces.cli.app import DAEMON, command
 from tollboard.surfaces.cli.connection import places, serve_here
@@ -38,9 +37,13 @@ def serve(
       tollboard serve
     """
     if not take_over:
-        with suppress(DaemonUnreachable):
+        try:
             pid = cli.run(_pid, start=False)
             raise DaemonRunning(f"a daemon (pid {pid}) serves {str(places(cli.home).path)!r} already")
+        except DaemonFrozen:
+            raise
+        except DaemonUnreachable:
+            pass
     serve_here(cli.home, take_over=take_over)
 
 
@@ -58,6 +61,8 @@ def shutdown(cli: Cli) -> int:
     """
     try:
         cli.run(lambda board: board.shutdown(), start=False)
+    except DaemonFrozen:
+        raise  # one is there: it hears of its end when it goes on, if at all
     except DaemonUnreachable:
         return cli.show({"running": False, "ended": False}, lambda out, _: out.line("no daemon is running"))
     return cli.show(

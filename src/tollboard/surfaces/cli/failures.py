@@ -77,6 +77,8 @@ def report(error: errors.TollboardError, out: Output) -> int:
         return complain(out, error.code, message, hint(error), exit_code(error))
     what, advice = parted(message)
     better = hint(error)  # commands, where the message has words
+    if isinstance(error, errors.DaemonFrozen) and better not in _GENERAL:
+        better += f"\n{advice}"  # the commands, too, need a daemon that answers
     return complain(
         out, error.code, what, advice if better in _GENERAL and advice else better, exit_code(error)
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.errors import DaemonUnreachable
+from tollboard.errors import DaemonFrozen, DaemonUnreachable
 from tollboard.surfaces.cli.app import SESSIONS, command
 from tollboard.surfaces.cli.failures import DONE, FAILED
 from tollboard.surfaces.cli.invocation import Cli
@@ -87,9 +87,9 @@ def _show_plan(cli: Cli, fleet: Fleet, replace: bool) -> int:
     steps: Sequence[Step]
     try:
         steps = cli.run(lambda board: plan(board, fleet, replace=replace), start=False)
-    except DaemonUnreachable as exc:
-        if isinstance(exc.__cause__, TimeoutError):
-            raise  # one is there
+    except DaemonFrozen:
+        raise  # one is there
+    except DaemonUnreachable:
         cli.out.beside("no daemon runs: what it remembers comes back when it starts, and is not seen here;")
         cli.out.beside("keys, models and programs are looked at by `tollboard up`, before it starts anything")
         steps = [

@@ -15,7 +15,14 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from tollboard.errors import AlreadyDecided, ApprovalNotFound, DaemonUnreachable, NotFound, TollboardError
+from tollboard.errors import (
+    AlreadyDecided,
+    ApprovalNotFound,
+    DaemonFrozen,
+    DaemonUnreachable,
+    NotFound,
+    TollboardError,
+)
 from tollboard.runtime.approval import APPROVE, EDIT, REJECT, Approve, Reject
 from tollboard.surfaces.cli.approvals import edited
 from tollboard.surfaces.cli.failures import report
@@ -91,10 +98,14 @@ class Review:
 
     async def _open(self) -> list[ApprovalRecord] | None:
         """Return what waits and was not skipped, oldest first; `None` while no daemon answers."""
-        try:
-            records = await self._board.approvals(self._name)
-        except DaemonUnreachable:
-            return None  # whoever follows the feed says so, and when one is back
+        while True:
+            try:
+                records = await self._board.approvals(self._name)
+                break
+            except DaemonFrozen:
+                continue  # if it goes on before whoever follows the feed notices, nothing is said of that
+            except DaemonUnreachable:
+                return None  # whoever follows the feed says so, and when one is back
         return [record for record in records if record.id not in self._skipped]
 
     async def _idle(self, news: asyncio.Event) -> None:

@@ -14,7 +14,7 @@ from IPython.terminal.ipapp import TerminalIPythonApp
 from traitlets.config import Config
 
 from tollboard.daemon.client import Client
-from tollboard.errors import TollboardError
+from tollboard.errors import DaemonFrozen, TollboardError
 from tollboard.surfaces.cli.failures import hint, parted
 from tollboard.surfaces.cli.output import paint
 from tollboard.surfaces.cli.text import safe
@@ -71,7 +71,7 @@ def _prompt(client: Client, tails: Tails, banner: str, sessions: list[str]) -> N
     shell.set_custom_exc((TollboardError,), _tell)
     known = set(sessions)
     shell.Completer.custom_matchers.append(_matcher(known))
-    shell.events.register("post_run_cell", lambda result: _learn(client, known))
+    shell.events.register("post_run_cell", lambda result: _learn(client, known, result))
     app.start()
 
 
@@ -86,8 +86,10 @@ def _tell(
         print(f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}", file=sys.stderr)
 
 
-def _learn(client: Client, known: set[str]) -> None:
+def _learn(client: Client, known: set[str], result: Any) -> None:
     """Look up the names of the sessions, for completion, once the loop is free."""
+    if isinstance(result.error_in_exec, DaemonFrozen):
+        return  # to find that out once was long enough
 
     async def look() -> None:
         try:

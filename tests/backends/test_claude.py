@@ -7,6 +7,7 @@ it is up by a file the test waits for.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -14,15 +15,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
 from tests.fakes.messages_api import MessagesAPI, Text, Tools
 from tests.processes import gone
-from tollboard.backends._process import find_processes
+from tollboard.backends._process import end_processes, find_processes
 from tollboard.backends.claude import ClaudeBackend, ClaudeSession
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.backend import ProcessReport
 from tollboard.runtime.event import (
     ErrorEvent,
     Event,
@@ -360,6 +363,84 @@ async def test_an_interrupt_while_the_program_starts(talk: Conversation) -> None
     await cancel(task)
     assert not await find_processes(marker=MARKER)
     assert await talk.answer("say on") == "on"
+
+
+async def test_an_interrupt_just_before_the_program_forks(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = cwd / "claude"
+    program.write_text("#!/bin/sh\nsetsid sleep 3600 &\nsleep 3600\n")
+    program.chmod(0o755)
+    talk.session.options = dataclasses.replace(talk.session.options, cli_path=str(program))
+    forking, looked = asyncio.Event(), asyncio.Event()
+    fork = anyio.open_process
+
+    async def fork_late(*args: Any, **more: Any) -> Any:
+        forking.set()
+        await looked.wait()
+        return await fork(*args, **more)
+
+    async def tell(**what: Any) -> ProcessReport:
+        report = await end_processes(**what)
+        looked.set()
+        return report
+
+    monkeypatch.setattr(anyio, "open_process", fork_late)
+    monkeypatch.setattr("tollboard.backends._claude_program.end_processes", tell)
+    task = talk.begin("say hi")
+    await forking.wait()
+    await cancel(task)
+    assert not await find_processes(marker=MARKER)
+
+
+async def test_an_interrupt_while_a_program_that_died_is_cleared_away(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tollboard.backends._claude_program import Program  # needs the extra
+
+    task = talk.begin("run setsid sleep 3600 & echo $! > pid; wait")
+    pid = int(await file_at(cwd / "pid"))
+    looking, look_on = asyncio.Event(), asyncio.Event()
+    processes = Program.processes
+
+    async def look_late(program: Any) -> Any:
+        looking.set()
+        await look_on.wait()
+        return await processes(program)
+
+    monkeypatch.setattr(Program, "processes", look_late)
+    talk.kill()
+    await looking.wait()
+    task.cancel()
+    look_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gone(pid)
+    assert not await find_processes(marker=MARKER)
+    assert await talk.answer("say on") == "on"
+
+
+async def test_a_prompt_after_a_reset_whose_caller_left_waits_for_the_old_program_s_end(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk.answer("say hi")
+    ending, end_on = asyncio.Event(), asyncio.Event()
+
+    async def end_late(**what: Any) -> ProcessReport:
+        ending.set()
+        await end_on.wait()
+        return await end_processes(**what)
+
+    monkeypatch.setattr("tollboard.backends._claude_program.end_processes", end_late)
+    leaving = asyncio.create_task(BACKEND.reset_session(talk.session))
+    await ending.wait()
+    await cancel(leaving)
+    waiting = asyncio.create_task(talk.session.settled())
+    assert not (await asyncio.wait({waiting}, timeout=0))[0]
+    end_on.set()
+    await waiting
+    assert not await find_processes(marker=MARKER)
+    assert (await talk.answer("recall")).startswith("say hi")
 
 
 async def test_a_question_after_its_turn_is_denied(talk: Conversation) -> None:

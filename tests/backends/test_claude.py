@@ -638,6 +638,20 @@ async def test_a_prompt_of_a_megabyte_with_odd_characters(
     assert await talk.answer(text) == str(len(text))
 
 
+async def test_a_check_that_is_given_up_leaves_no_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "begun")
+    program = tmp_path / "claude"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/begun\nexec sleep 3600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("tollboard.backends.claude._find_program", lambda: str(program))
+    checking = asyncio.create_task(BACKEND.check())
+    pid = int(await asyncio.to_thread((tmp_path / "begun").read_text))
+    await cancel(checking)
+    assert gone(pid)
+
+
 async def test_what_doctor_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     health = await BACKEND.check()

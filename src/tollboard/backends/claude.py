@@ -198,7 +198,9 @@ async def _version_of(program: str) -> str:
         async with asyncio.timeout(_VERSION_WAIT_S):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return ""
+    finally:
+        if process.returncode is None:  # too slow, or nobody waits for it any more
+            process.kill()
+            await process.wait()
     return output.decode("utf-8", "replace").split(" ")[0].strip()

@@ -13,8 +13,10 @@ import pytest
 
 from tests.processes import gone
 from tollboard.backends import load
+from tollboard.backends._directory_tools import DirectoryTools
 from tollboard.errors import BackendUnavailable, InvalidOption, StoreUnavailable
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 from tollboard.runtime.event import (
     ErrorEvent,
     NoticeEvent,
@@ -589,6 +591,36 @@ async def test_a_tool_that_swallows_its_cancellation_changes_nothing_of_the_next
 async def shout(text: str) -> str:
     """Say it loudly."""
     return text.upper()
+
+
+async def test_a_reset_whose_caller_leaves_closes_the_old_conversation_before_the_next_turn(
+    talk: Talk, api: ModelAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk.say("first")
+    closing, close_on = asyncio.Event(), asyncio.Event()
+
+    async def close_late(tools: DirectoryTools) -> ProcessReport:
+        closing.set()
+        await close_on.wait()
+        return NO_PROCESSES
+
+    monkeypatch.setattr(DirectoryTools, "close", close_late)
+    requests_at_the_close: list[int] = []
+
+    async def closed() -> None:
+        requests_at_the_close.append(len(api.requests))
+
+    talk.session.conversation._clients.push_async_callback(closed)
+    leaving = asyncio.create_task(talk.backend.reset_session(talk.session))
+    await closing.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    second = asyncio.create_task(talk.say("second"))
+    assert not (await asyncio.wait({second}, timeout=0))[0]
+    close_on.set()
+    assert (await second).text == "You said: second"
+    assert requests_at_the_close == [1]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -545,6 +546,30 @@ async def test_a_tool_of_an_entry_point_is_called_by_its_name(
     await talk.close()
     assert of(turn, ToolResultEvent)[0].content == "HEY"
     assert api.requests[0].tools == ("shout",)
+
+
+@pytest.mark.parametrize("tool", ["list_files", "search_files"])
+async def test_a_file_name_that_is_no_text_does_not_spoil_the_conversation(
+    talk: Talk, api: ModelAPI, tmp_path: Path, tool: str
+) -> None:
+    (tmp_path / "work" / os.fsdecode(b"caf\xe9")).write_text("coffee")
+    api.script(call(tool, **({"text": "coffee"} if tool == "search_files" else {})), "seen")
+    assert (await talk.say("look")).text == "seen"
+    assert "caf\ufffd" in next(iter(api.requests[1].results.values()))
+    assert (await talk.say("go on")).text == "You said: go on"
+
+
+async def test_half_a_character_of_a_model_does_not_spoil_the_conversation(talk: Talk, api: ModelAPI) -> None:
+    api.script(
+        Reply("half \ud83d", calls=(ToolCall("write_file", {"path": "x", "content": "\ude00"}),)),
+        Reply("\ud83d\ude00 and \ud83d", chunk=1),
+    )
+    turn = await talk.say("smile", lambda _: Approve())
+    assert turn.text == "\U0001f600 and \ufffd"
+    assert (await talk.say("go on")).text == "You said: go on"
+    assert next(m.text for m in api.requests[-1].messages if m.role == "assistant") == "half \ufffd"
+    await talk.restart()
+    assert (await talk.say("still there?")).text == "You said: still there?"
 
 
 async def test_a_tool_that_swallows_its_cancellation_changes_nothing_of_the_next_turn(

@@ -250,6 +250,23 @@ async def test_a_turn_closed_while_a_process_starts_ends_all_that_it_began(tmp_p
     assert gone(moved)
 
 
+async def test_a_turn_closed_at_any_step_leaves_no_process_and_the_session_goes_on() -> None:
+    mark = ("TB_TEST", new_ref())
+    turn = [{"process": ["sh", "-c", "setsid sleep 3600 & wait"]}, {"text": "up"}, {"hang": True}]
+    session = await session_of(*[turn] * 12, {"text": "on"}, env_marker="=".join(mark))
+    for steps in range(12):
+        task = asyncio.create_task(play(session))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not await find_processes(marker=mark), f"after {steps} steps"
+    session.played = 12
+    assert (await play(session))[-1] == ResultEvent()
+    assert not session.children
+
+
 async def test_terminating_ends_what_a_program_left_behind(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "begun")
     session = await session_of(

@@ -511,6 +511,20 @@ async def test_the_program_killed_between_turns_is_started_again(talk: Conversat
     assert talk.program != program
 
 
+async def test_a_program_that_ends_without_an_error_before_it_is_ready_is_not_waited_for(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_START_LOOK_S", "_START_WAIT_S"):
+        monkeypatch.setattr(f"tollboard.backends._claude_program.{name}", 0.05)
+    program = cwd / "claude"
+    program.write_text("#!/bin/sh\nread line\necho not today >&2\n")
+    program.chmod(0o755)
+    talk.session.options = dataclasses.replace(talk.session.options, cli_path=str(program))
+    last = (await talk.say("say hi"))[-1]
+    assert isinstance(last, ErrorEvent)
+    assert "ended before it was ready (exit code 0): not today" in last.message
+
+
 async def test_a_first_turn_that_left_no_transcript_begins_again(
     talk: Conversation, messages_api: MessagesAPI
 ) -> None:

@@ -38,6 +38,7 @@ _STDERR_LINES = 20
 _INTERRUPT_WAIT_S = 3.0
 _POLITE_END_S = 4.0
 _CLOSE_WAIT_S = 20.0
+_START_LOOK_S = 1.0
 _FORK_LOOK_S, _FORK_LOOKS = 0.05, 200
 _START_WAIT_S = 2.0
 
@@ -103,7 +104,13 @@ class Program:
     async def start(self) -> None:
         """Start the process and shake hands. Raises ProgramFailed; when cancelled, call `end`."""
         self._connecting = connecting = asyncio.create_task(self._client.connect())
-        await asyncio.wait({connecting})
+        ended = False
+        # The SDK waits a minute for the answer of a program that has ended without an error.
+        while not (await asyncio.wait({connecting}, timeout=_START_LOOK_S))[0]:
+            code = getattr(getattr(self._client._transport, "_process", None), "returncode", None)
+            if ended:
+                raise self._failed(f"Claude Code ended before it was ready (exit code {code})", None)
+            ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
         transport = self._client._transport
@@ -151,6 +158,7 @@ class Program:
         if self._connecting is not None and not self._connecting.done():
             late = await self._end_start(self._connecting)
             report = ProcessReport(report.killed + late.killed, report.unverified + late.unverified)
+        await _settle(self._connecting)
         await _settle(closing or asyncio.create_task(self._client.disconnect()))
         await _settle(self._reader, cancel=True)
         return report
@@ -163,8 +171,7 @@ class Program:
             await asyncio.wait({connecting}, timeout=_FORK_LOOK_S)
         report = await end_processes(marker=self._marker)
         await asyncio.wait({connecting}, timeout=_START_WAIT_S)
-        # Its program is dead: nothing would be cleaned up by waiting for an answer.
-        await _settle(connecting, cancel=True)
+        connecting.cancel()  # its program is dead: nothing would be cleaned up by waiting for an answer
         return report
 
     # --- lines --------------------------------------------------------------------------------------------------

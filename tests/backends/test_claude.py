@@ -7,6 +7,7 @@ it is up by a file the test waits for.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -14,15 +15,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
 from tests.fakes.messages_api import MessagesAPI, Text, Tools
 from tests.processes import gone
-from tollboard.backends._process import find_processes
+from tollboard.backends._process import end_processes, find_processes
 from tollboard.backends.claude import ClaudeBackend, ClaudeSession
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.backend import ProcessReport
 from tollboard.runtime.event import (
     ErrorEvent,
     Event,
@@ -362,6 +365,84 @@ async def test_an_interrupt_while_the_program_starts(talk: Conversation) -> None
     assert await talk.answer("say on") == "on"
 
 
+async def test_an_interrupt_just_before_the_program_forks(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = cwd / "claude"
+    program.write_text("#!/bin/sh\nsetsid sleep 3600 &\nsleep 3600\n")
+    program.chmod(0o755)
+    talk.session.options = dataclasses.replace(talk.session.options, cli_path=str(program))
+    forking, looked = asyncio.Event(), asyncio.Event()
+    fork = anyio.open_process
+
+    async def fork_late(*args: Any, **more: Any) -> Any:
+        forking.set()
+        await looked.wait()
+        return await fork(*args, **more)
+
+    async def tell(**what: Any) -> ProcessReport:
+        report = await end_processes(**what)
+        looked.set()
+        return report
+
+    monkeypatch.setattr(anyio, "open_process", fork_late)
+    monkeypatch.setattr("tollboard.backends._claude_program.end_processes", tell)
+    task = talk.begin("say hi")
+    await forking.wait()
+    await cancel(task)
+    assert not await find_processes(marker=MARKER)
+
+
+async def test_an_interrupt_while_a_program_that_died_is_cleared_away(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tollboard.backends._claude_program import Program  # needs the extra
+
+    task = talk.begin("run setsid sleep 3600 & echo $! > pid; wait")
+    pid = int(await file_at(cwd / "pid"))
+    looking, look_on = asyncio.Event(), asyncio.Event()
+    processes = Program.processes
+
+    async def look_late(program: Any) -> Any:
+        looking.set()
+        await look_on.wait()
+        return await processes(program)
+
+    monkeypatch.setattr(Program, "processes", look_late)
+    talk.kill()
+    await looking.wait()
+    task.cancel()
+    look_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gone(pid)
+    assert not await find_processes(marker=MARKER)
+    assert await talk.answer("say on") == "on"
+
+
+async def test_a_prompt_after_a_reset_whose_caller_left_waits_for_the_old_program_s_end(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk.answer("say hi")
+    ending, end_on = asyncio.Event(), asyncio.Event()
+
+    async def end_late(**what: Any) -> ProcessReport:
+        ending.set()
+        await end_on.wait()
+        return await end_processes(**what)
+
+    monkeypatch.setattr("tollboard.backends._claude_program.end_processes", end_late)
+    leaving = asyncio.create_task(BACKEND.reset_session(talk.session))
+    await ending.wait()
+    await cancel(leaving)
+    waiting = asyncio.create_task(talk.session.settled())
+    assert not (await asyncio.wait({waiting}, timeout=0))[0]
+    end_on.set()
+    await waiting
+    assert not await find_processes(marker=MARKER)
+    assert (await talk.answer("recall")).startswith("say hi")
+
+
 async def test_a_question_after_its_turn_is_denied(talk: Conversation) -> None:
     decision = await talk.session.ask(ApprovalRequest(tool="Bash", arguments={}))
     assert isinstance(decision, Reject)
@@ -428,6 +509,20 @@ async def test_the_program_killed_between_turns_is_started_again(talk: Conversat
     await asyncio.wait({reader._reader})
     assert await talk.answer("recall") == "say first"
     assert talk.program != program
+
+
+async def test_a_program_that_ends_without_an_error_before_it_is_ready_is_not_waited_for(
+    talk: Conversation, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_START_LOOK_S", "_START_WAIT_S"):
+        monkeypatch.setattr(f"tollboard.backends._claude_program.{name}", 0.05)
+    program = cwd / "claude"
+    program.write_text("#!/bin/sh\nread line\necho not today >&2\n")
+    program.chmod(0o755)
+    talk.session.options = dataclasses.replace(talk.session.options, cli_path=str(program))
+    last = (await talk.say("say hi"))[-1]
+    assert isinstance(last, ErrorEvent)
+    assert "ended before it was ready (exit code 0): not today" in last.message
 
 
 async def test_a_first_turn_that_left_no_transcript_begins_again(
@@ -555,6 +650,20 @@ async def test_a_prompt_of_a_megabyte_with_odd_characters(
     text = "x\u2028\x07é" * 250_000
     messages_api.handler = lambda request: Text(str(len(request.text)))
     assert await talk.answer(text) == str(len(text))
+
+
+async def test_a_check_that_is_given_up_leaves_no_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "begun")
+    program = tmp_path / "claude"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/begun\nexec sleep 3600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("tollboard.backends.claude._find_program", lambda: str(program))
+    checking = asyncio.create_task(BACKEND.check())
+    pid = int(await asyncio.to_thread((tmp_path / "begun").read_text))
+    await cancel(checking)
+    assert gone(pid)
 
 
 async def test_what_doctor_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from tests.processes import gone
 from tollboard.backends import load
+from tollboard.backends._directory_tools import DirectoryTools
 from tollboard.errors import BackendUnavailable, InvalidOption, StoreUnavailable
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 from tollboard.runtime.event import (
     ErrorEvent,
     NoticeEvent,
@@ -545,6 +548,30 @@ async def test_a_tool_of_an_entry_point_is_called_by_its_name(
     assert api.requests[0].tools == ("shout",)
 
 
+@pytest.mark.parametrize("tool", ["list_files", "search_files"])
+async def test_a_file_name_that_is_no_text_does_not_spoil_the_conversation(
+    talk: Talk, api: ModelAPI, tmp_path: Path, tool: str
+) -> None:
+    (tmp_path / "work" / os.fsdecode(b"caf\xe9")).write_text("coffee")
+    api.script(call(tool, **({"text": "coffee"} if tool == "search_files" else {})), "seen")
+    assert (await talk.say("look")).text == "seen"
+    assert "caf\ufffd" in next(iter(api.requests[1].results.values()))
+    assert (await talk.say("go on")).text == "You said: go on"
+
+
+async def test_half_a_character_of_a_model_does_not_spoil_the_conversation(talk: Talk, api: ModelAPI) -> None:
+    api.script(
+        Reply("half \ud83d", calls=(ToolCall("write_file", {"path": "x", "content": "\ude00"}),)),
+        Reply("\ud83d\ude00 and \ud83d", chunk=1),
+    )
+    turn = await talk.say("smile", lambda _: Approve())
+    assert turn.text == "\U0001f600 and \ufffd"
+    assert (await talk.say("go on")).text == "You said: go on"
+    assert next(m.text for m in api.requests[-1].messages if m.role == "assistant") == "half \ufffd"
+    await talk.restart()
+    assert (await talk.say("still there?")).text == "You said: still there?"
+
+
 async def test_a_tool_that_swallows_its_cancellation_changes_nothing_of_the_next_turn(
     options: dict[str, object], api: ModelAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +616,36 @@ async def test_a_tool_that_swallows_its_cancellation_changes_nothing_of_the_next
 async def shout(text: str) -> str:
     """Say it loudly."""
     return text.upper()
+
+
+async def test_a_reset_whose_caller_leaves_closes_the_old_conversation_before_the_next_turn(
+    talk: Talk, api: ModelAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk.say("first")
+    closing, close_on = asyncio.Event(), asyncio.Event()
+
+    async def close_late(tools: DirectoryTools) -> ProcessReport:
+        closing.set()
+        await close_on.wait()
+        return NO_PROCESSES
+
+    monkeypatch.setattr(DirectoryTools, "close", close_late)
+    requests_at_the_close: list[int] = []
+
+    async def closed() -> None:
+        requests_at_the_close.append(len(api.requests))
+
+    talk.session.conversation._clients.push_async_callback(closed)
+    leaving = asyncio.create_task(talk.backend.reset_session(talk.session))
+    await closing.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    second = asyncio.create_task(talk.say("second"))
+    assert not (await asyncio.wait({second}, timeout=0))[0]
+    close_on.set()
+    assert (await second).text == "You said: second"
+    assert requests_at_the_close == [1]
 
 
 @pytest.mark.slow

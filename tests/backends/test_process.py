@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,38 @@ async def test_what_ignores_a_polite_request_is_killed(started: list[subprocess.
     report = await end_processes(roots=[process], term_wait_s=0.05)
     assert report.killed == (process.pid,)
     assert gone(process.pid)
+
+
+async def test_what_is_started_between_two_kills_is_ended_too(
+    started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = new_ref()
+    stubborn, _ = start(started, sys.executable, "-c", STUBBORN, TB_MARK=value)
+    kill, born = psutil.Process.kill, list[psutil.Process]()
+
+    def kill_late(process: psutil.Process) -> None:
+        # As a shell that ignores SIGTERM does when its command is killed before it.
+        if len(born) < 3:
+            born.append(start(started, sys.executable, "-c", STUBBORN, TB_MARK=value)[0])
+        kill(process)
+
+    monkeypatch.setattr(psutil.Process, "kill", kill_late)
+    report = await end_processes(marker=("TB_MARK", value), term_wait_s=0.01)
+    assert not report.unverified
+    assert set(report.killed) == {stubborn.pid, *(process.pid for process in born)}
+    assert len(born) == 3
+
+
+async def test_a_parent_is_ended_before_its_children(started: list[subprocess.Popen[str]]) -> None:
+    value = new_ref()
+    nested = "echo up; read"
+    for _ in range(5):
+        nested = f"bash -c {shlex.quote(nested)}; :"
+    root, _ = start(started, "bash", "-c", nested, TB_MARK=value)
+    line = [root, *root.children(recursive=True)]
+    assert len(line) == 6
+    assert await find_processes(roots=[root]) == line
+    assert await find_processes(marker=("TB_MARK", value)) == line
 
 
 async def test_strangers_and_the_kept_are_spared(started: list[subprocess.Popen[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -230,6 +231,53 @@ async def test_closing_early_ends_the_turns_processes(tmp_path: Path) -> None:
     assert gone(int(started.message))
     assert kept.is_running()
     assert (await BACKEND.terminate_session(session)).killed == (kept.pid,)
+
+
+async def test_a_turn_closed_while_a_process_starts_ends_all_that_it_began(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "begun")
+    session = await session_of(
+        {"process": ["sh", "-c", "setsid sleep 3600 & echo $! > begun; wait"]}, cwd=str(tmp_path)
+    )
+    before = psutil.Process().children()
+    task = asyncio.create_task(play(session))
+    while psutil.Process().children() == before:
+        await asyncio.sleep(0)
+    # The loop stands still: the program goes on, the call that starts it does not return before it is cancelled.
+    moved = int((tmp_path / "begun").read_text())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gone(moved)
+
+
+async def test_a_turn_closed_at_any_step_leaves_no_process_and_the_session_goes_on() -> None:
+    mark = ("TB_TEST", new_ref())
+    turn = [{"process": ["sh", "-c", "setsid sleep 3600 & wait"]}, {"text": "up"}, {"hang": True}]
+    session = await session_of(*[turn] * 12, {"text": "on"}, env_marker="=".join(mark))
+    for steps in range(12):
+        task = asyncio.create_task(play(session))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not await find_processes(marker=mark), f"after {steps} steps"
+    session.played = 12
+    assert (await play(session))[-1] == ResultEvent()
+    assert not session.children
+
+
+async def test_terminating_ends_what_a_program_left_behind(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "begun")
+    session = await session_of(
+        {"process": ["sh", "-c", "setsid sleep 3600 & echo $! > begun"]}, cwd=str(tmp_path)
+    )
+    await play(session)
+    moved = int(await asyncio.to_thread((tmp_path / "begun").read_text))
+    (child,) = session.children
+    await child.wait()
+    assert (await BACKEND.terminate_session(session)).killed == (moved,)
+    assert (await BACKEND.terminate_session(session)).killed == ()
 
 
 async def test_a_slow_close_takes_its_time_only_when_closed_early() -> None:

@@ -107,6 +107,19 @@ async def test_s14_a_decision_that_cannot_be_kept_takes_no_effect(fleet: Fleet) 
     await fleet.done(ref)
 
 
+async def test_s14_a_decision_takes_effect_also_when_its_caller_leaves(fleet: Fleet) -> None:
+    ref, record = await asked(fleet)
+    leaving = asyncio.create_task(fleet.board.decide(record.id, {"type": "reject", "message": "no"}))
+    await asyncio.sleep(0)  # it is being written down
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    with pytest.raises(AlreadyDecided):
+        await fleet.board.decide(record.id, {"type": "approve"})
+    await fleet.done(ref)
+    assert (await completed(fleet.board, "api", ref)).text == 'rejected: sh {"cmd": "ls"}: no'
+
+
 async def test_s14_an_interrupted_turn_expires_its_approvals(fleet: Fleet) -> None:
     ref, record = await asked(fleet)
     before = fleet.board._tail.last_seq

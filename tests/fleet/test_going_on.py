@@ -13,9 +13,11 @@ from tests.fleet.world import Fleet, Shelf, completed, failed, seen
 from tollboard.errors import AlreadyDecided, BackendUnavailable, InvalidDecision
 from tollboard.fleet.records import ApprovalRecord, ApprovalState
 from tollboard.ids import new_ref
-from tollboard.runtime.approval import ApprovalRequest, Approve, Decision
+from tollboard.runtime.approval import Approval, ApprovalRequest, Approve, Decision
 from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
 from tollboard.runtime.event import Event, ResultEvent
+from tollboard.store.journal import StoreJournal
+from tollboard.store.write import Write
 from tollboard.testing.clock import FakeClock
 
 
@@ -188,6 +190,30 @@ async def test_a23_answered_while_it_cannot_be_brought_back_it_is_found_later(as
     board = await asking.kill()
     await asking.done(ref)
     assert (await completed(board, "api", ref)).text == "deploy"
+    assert Asking.did == ["deploy"]
+
+
+async def test_a23_an_answer_given_meanwhile_counts_also_when_its_caller_leaves(
+    asking: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, open_ = await ask(asking, "deploy")
+    Asking.broken.append("its program is missing")
+    board = await asking.kill()
+    leaving = asyncio.create_task(board.decide(open_["deploy"].id, {"type": "approve"}))
+    close = StoreJournal.approval_closed
+
+    def leave(self: StoreJournal, approval: Approval, decision: Decision | None, by: str) -> Write:
+        asyncio.get_running_loop().call_soon(leaving.cancel)
+        return close(self, approval, decision, by)
+
+    monkeypatch.setattr(StoreJournal, "approval_closed", leave)
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await seen(board.tail(after=0), "approval.decided")
+    assert not (await board.status("api")).needs_decision
+    Asking.broken.clear()
+    await board.resume("api")
+    await asking.done(ref)
     assert Asking.did == ["deploy"]
 
 

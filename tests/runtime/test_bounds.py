@@ -220,6 +220,45 @@ async def test_r16_a_callback_that_hangs_is_ended_by_the_watchdog(
         assert isinstance(outcome, Completed)
 
 
+@pytest.mark.parametrize("silence_s", [None, 10])
+@pytest.mark.parametrize("how", ["interrupt", "stop", "watchdog"])
+async def test_r16_cleaning_up_that_hangs_is_ended_by_the_watchdog(
+    runtime: Runtime, backend: Puppet, clock: FakeClock, how: str, silence_s: float | None
+) -> None:
+    began, cleaning = asyncio.Event(), Gate()
+
+    async def script(turn: Turn) -> AsyncIterator[Event]:
+        try:
+            yield TextEvent("half")
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            await cleaning.pass_through()
+
+    backend.script("stuck", script)
+    await runtime.start_agent(Plain, "a", backend=backend, watchdog_s=60, silence_s=silence_s)
+    ref = runtime.tell("a", "stuck")
+    await began.wait()
+    waiting = asyncio.create_task(runtime.wait(ref))
+    if how == "watchdog":
+        clock.advance(60)
+    stopping = asyncio.create_task(runtime.stop("a")) if how == "stop" else None
+    if how == "interrupt":
+        runtime.interrupt("a")
+    await cleaning.entered.wait()
+    clock.advance(59)
+    assert not (await asyncio.wait({waiting}, timeout=0))[0]
+    clock.advance(1)
+    reasons = {"interrupt": Reason.INTERRUPTED, "stop": Reason.STOPPED, "watchdog": Reason.TIMEOUT}
+    outcome = await waiting
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is reasons[how]
+    if stopping is not None:
+        await stopping
+    else:
+        assert (await runtime.ask("a", "next")).text == "next"
+
+
 async def test_e34_watchdog_and_result_at_the_same_moment_are_one_outcome(
     runtime: Runtime, backend: Puppet, clock: FakeClock
 ) -> None:

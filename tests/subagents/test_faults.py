@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Awaitable, Mapping
 
 import pytest
 from pydantic_ai.messages import ModelMessage
@@ -12,6 +14,7 @@ from tests.subagents.brains import Brain, calls, task
 from tests.subagents.test_decisions import Desk
 from tollboard.errors import InvalidStatus
 from tollboard.runtime.approval import Approve
+from tollboard.runtime.memory import DictMemory
 from tollboard.subagents import (
     Completed,
     Failed,
@@ -133,3 +136,56 @@ async def test_e87_the_started_event_names_the_configured_sub_agent() -> None:
         )
         await server.execute(id)
     assert [event.name for event in events if isinstance(event, Started)] == ["top", "kid"]
+
+
+class Yielding(DictMemory):
+    """A memory whose commits take a step of the loop, so that a run can be cancelled in the middle of one."""
+
+    def save(self, texts: Mapping[str, str | None]) -> Awaitable[None]:  # type: ignore[override]
+        super().save(texts)
+        return asyncio.sleep(0)
+
+
+@pytest.mark.slow
+async def test_a23_cancelled_at_any_step_it_can_be_taken_up_and_repeats_no_call() -> None:
+    """Three levels, two calls on each; every fifth step of the loop is tried."""
+    ended = False
+    for steps in itertools.count(0, 5):
+        ran: list[int] = []
+
+        async def act(x: int, ran: list[int] = ran) -> str:
+            """Do it."""
+            ran.append(x)
+            await asyncio.sleep(0)
+            return str(x)
+
+        def made(name: str, brain: Brain, *below: SubAgentConfig, act: object = act) -> SubAgentConfig:
+            return SubAgentConfig(
+                name=name,
+                description="d",
+                system_prompt="s",
+                tools=(act,),
+                model=brain.model,
+                sub_agents=below,
+            )  # type: ignore[arg-type]
+
+        low = made("low", Brain(calls(("act", {"x": 5}, "e"), ("act", {"x": 6}, "f")), "done"))
+        mid = made("mid", Brain(calls(("act", {"x": 3}, "c"), task("low", "Go.", "d")), "done"), low)
+        top = made("top", Brain(calls(("act", {"x": 1}, "a"), task("mid", "Go.", "b")), "done"), mid)
+        memory = Yielding()
+        async with SubAgentServer(memory=memory) as server:
+            id = await server.start(SubAgent(top, "Go."))
+            running = asyncio.create_task(server.execute(id))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            ended = running.done()
+            running.cancel()
+            await asyncio.wait({running})
+        async with SubAgentServer(memory=memory) as server:
+            await server.start(SubAgent(top, "Go.", id=id))
+            if server.get_status(id) is Status.IDLE:
+                assert isinstance(await server.execute(id), Completed)
+            assert server.get_status(id) is Status.COMPLETED
+        assert len(set(ran)) == len(ran), f"after {steps} steps"
+        if ended:
+            break

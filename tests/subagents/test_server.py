@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Mapping
 
 import pytest
 
 from tests.subagents.brains import Brain, calls, hangs, task
 from tollboard.errors import InvalidStatus, SubAgentExists, SubAgentNotFound
 from tollboard.runtime.approval import Approve
+from tollboard.runtime.memory import DictMemory
 from tollboard.subagents import (
     Completed,
     Failed,
@@ -204,6 +205,48 @@ async def test_a06_a_tool_that_swallows_cancellation_cannot_hold_the_caller(
     release.set()
     await running
     assert brain.asked == 1
+
+
+class Slow(DictMemory):
+    """A memory whose commits wait while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def save(self, texts: Mapping[str, str | None]) -> Awaitable[None]:  # type: ignore[override]
+        super().save(texts)
+        return self._commit()
+
+    async def _commit(self) -> None:
+        if not self.free.is_set():
+            self.held.set()
+        await self.free.wait()
+
+
+@pytest.mark.parametrize("verb", ["cancel", "stop"])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a06_cancelled_while_its_decisions_are_written_down(verb: str, count: int) -> None:
+    told: list[str] = []
+    memory = Slow()
+    server = SubAgentServer(memory=memory, observer=lambda event: told.append(event.kind))
+    brain = Brain(calls(*(("save", {"path": "p"}, str(n)) for n in range(count))), "done")
+    id = await server.start(SubAgent(config(brain, interrupt_on={"save": True}), "Go."))
+    await server.execute(id)
+    run = server.whereis(id)
+    assert run is not None
+    memory.free.clear()
+    resuming = asyncio.create_task(server.resume(id, [{"type": "approve"}] * count))
+    await memory.held.wait()
+    await getattr(server, verb)(id)
+    memory.free.set()
+    outcome = await resuming
+    assert isinstance(outcome, Failed)
+    assert outcome.cause is Cause.CANCELLED
+    assert run.status is Status.CANCELLED
+    assert told.count("subagent_cancelled") == 1
 
 
 async def test_a07_a_crash_fails_the_caller_is_logged_and_the_parent_goes_on(

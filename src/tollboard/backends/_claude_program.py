@@ -38,6 +38,9 @@ _STDERR_LINES = 20
 _INTERRUPT_WAIT_S = 3.0
 _POLITE_END_S = 4.0
 _CLOSE_WAIT_S = 20.0
+_START_LOOK_S = 1.0
+_FORK_LOOK_S, _FORK_LOOKS = 0.05, 200
+_START_WAIT_S = 2.0
 
 # Tools that the caller allowed outright are meant not to be asked about.
 warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
@@ -68,6 +71,7 @@ class Program:
         self._room = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[ProcessReport] | None = None
         self.listening = False
         self.cost_usd = 0.0
 
@@ -100,7 +104,13 @@ class Program:
     async def start(self) -> None:
         """Start the process and shake hands. Raises ProgramFailed; when cancelled, call `end`."""
         self._connecting = connecting = asyncio.create_task(self._client.connect())
-        await asyncio.wait({connecting})
+        ended = False
+        # The SDK waits a minute for the answer of a program that has ended without an error.
+        while not (await asyncio.wait({connecting}, timeout=_START_LOOK_S))[0]:
+            code = getattr(getattr(self._client._transport, "_process", None), "returncode", None)
+            if ended:
+                raise self._failed(f"Claude Code ended before it was ready (exit code {code})", None)
+            ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
         transport = self._client._transport
@@ -131,15 +141,37 @@ class Program:
         return self._process is not None and _same_session(process, self._process)
 
     async def end(self, *, politely: bool) -> ProcessReport:
-        """End the program and all its processes. Politely: let an idle program write its files first. Idempotent."""
+        """End the program and all its processes. Politely: let an idle program write its files first. Idempotent.
+
+        A task of its own, which every caller joins: whoever is cancelled, it is not left half ended.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(politely))
+        return await asyncio.shield(self._ending)
+
+    async def _end(self, politely: bool) -> ProcessReport:
         family = await self.processes()  # before anything is killed: orphans are not found by descent
         closing = asyncio.create_task(self._client.disconnect()) if politely else None
         if closing is not None:
             await asyncio.wait({closing}, timeout=_POLITE_END_S)
         report = await end_processes(roots=family, marker=self._marker)
+        if self._connecting is not None and not self._connecting.done():
+            late = await self._end_start(self._connecting)
+            report = ProcessReport(report.killed + late.killed, report.unverified + late.unverified)
         await _settle(self._connecting)
         await _settle(closing or asyncio.create_task(self._client.disconnect()))
         await _settle(self._reader, cancel=True)
+        return report
+
+    async def _end_start(self, connecting: asyncio.Task[None]) -> ProcessReport:
+        """End what a start that was cut off has forked since, or is about to."""
+        for _ in range(_FORK_LOOKS):
+            if connecting.done() or getattr(self._client._transport, "_process", None) is not None:
+                break
+            await asyncio.wait({connecting}, timeout=_FORK_LOOK_S)
+        report = await end_processes(marker=self._marker)
+        await asyncio.wait({connecting}, timeout=_START_WAIT_S)
+        connecting.cancel()  # its program is dead: nothing would be cleaned up by waiting for an answer
         return report
 
     # --- lines --------------------------------------------------------------------------------------------------

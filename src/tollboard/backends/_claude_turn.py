@@ -98,9 +98,11 @@ class ClaudeTurn:
         return session.program
 
     async def _drop_program(self) -> None:
-        program, self._session.program = self._session.program, None
+        program = self._session.program
         if program is not None:
             await program.end(politely=False)
+            # Not before: a turn that is cancelled meanwhile is only cleared away when this has ended.
+            self._session.program = None
 
     async def _program_failed(self, failed: ProgramFailed) -> None:
         """End what is left of the program, then begin anew if that is harmless, else end the turn with the failure."""

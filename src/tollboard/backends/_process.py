@@ -26,6 +26,8 @@ Marker = tuple[str, str]
 
 TERM_WAIT_S = 3.0
 KILL_WAIT_S = 5.0
+KILL_WAVES = 50
+"""What starts processes faster than they can be found is given up on, and reported."""
 EXEC_WAIT_S, LOOKS, EXEC_LOOKS = 0.005, 3, 100
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 KTHREADD = 2
@@ -55,8 +57,8 @@ async def end_processes(
 ) -> ProcessReport:
     """End what `find_processes` finds, sparing `keep`; roots may be a snapshot taken earlier, some of it gone by now.
 
-    Each is asked with SIGTERM, given `term_wait_s` seconds, then killed; afterwards everything is looked up again and
-    what is still there is reported. Idempotent.
+    Each is asked with SIGTERM, given `term_wait_s` seconds, then killed, and so is what was started meanwhile; what is
+    still there afterwards is reported. Idempotent.
     """
     return await asyncio.to_thread(_end, list(roots), _equals(marker), frozenset(keep), term_wait_s)
 
@@ -84,11 +86,12 @@ def _equals(marker: Marker | None) -> Matches | None:
 
 
 def _find(roots: Iterable[psutil.Process], matches: Matches | None) -> list[psutil.Process]:
-    found = {process for root in roots for process in _family(root)}
+    # In order, parents first: a signal finds a shell before the command it waits for, and it starts no other.
+    found = dict.fromkeys(process for root in roots for process in _family(root))
     if matches is not None:
         # The marker first, then descent again: a marked process may have cleaned its child's environment.
         for process in _marked(_everyone(), matches):
-            found |= set(_family(process))
+            found |= dict.fromkeys(_family(process))
     return [process for process in found if process.pid != os.getpid()]
 
 
@@ -158,16 +161,22 @@ def _in_exec(process: psutil.Process) -> bool:
 def _end(
     roots: list[psutil.Process], matches: Matches | None, keep: frozenset[psutil.Process], term_wait_s: float
 ) -> ProcessReport:
-    """Ask, wait, kill, wait; looking again before each wave for what was started meanwhile."""
+    """Ask, wait, then kill and wait until nothing new is found; what refuses to end is not waited for twice."""
     targets = _ours(_find(roots, matches), keep)
     if not targets:
         return NO_PROCESSES
     left = _signal_and_wait(targets, psutil.Process.terminate, term_wait_s)
-    late = _ours(_find(left, matches), keep)
-    left = _signal_and_wait(late, psutil.Process.kill, KILL_WAIT_S)
+    killed: list[psutil.Process] = []
+    # A shell starts the next command in the moment between the end of the last one and its own.
+    for _ in range(KILL_WAVES):
+        late = _ours(_find(left, matches), keep)
+        if all(process in killed for process in late):
+            break
+        killed += late
+        left = _signal_and_wait(late, psutil.Process.kill, KILL_WAIT_S)
     left = list({*left, *_ours(_find([], matches), keep)})
     return ProcessReport(
-        killed=tuple(sorted({p.pid for p in (*targets, *late)} - {p.pid for p in left})),
+        killed=tuple(sorted({p.pid for p in (*targets, *killed)} - {p.pid for p in left})),
         unverified=tuple(_describe(process) for process in left),
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 UNENCODABLE = "caf\udce9 \ud83d broken \0 text"
 """What `invalid_utf8` says: what a careless decoder makes of Latin-1 bytes, half an emoji, and a NUL."""
 
+TURN = "TOLLBOARD_TURN"
 _PIECES_PER_PAUSE = 200
 _NOTHING: tuple[Event, ...] = ()
 
@@ -39,6 +40,8 @@ class Play:
     terminal: bool = True
     checkpointed: str | None = None
     close_s: float = 0.0
+    marks: list[tuple[str, str]] = field(default_factory=list)
+    """What the processes of this turn carry, once one may have been started."""
     processes: list[psutil.Process] = field(default_factory=list)
     children: list[asyncio.subprocess.Process] = field(default_factory=list)
 
@@ -324,6 +327,9 @@ def _process(value: Any, modifiers: Mapping[str, Any]) -> Step:
         env = dict(os.environ)
         if play.marker is not None:
             env[play.marker[0]] = play.marker[1]
+        # Noted first: a start that is cancelled after the fork gives no process, and what it began goes on.
+        env[TURN] = f"{play.turn.ref}/{play.turn.attempt}"
+        play.marks = [(TURN, env[TURN])]
         null = asyncio.subprocess.DEVNULL
         process = await asyncio.create_subprocess_exec(
             *argv, cwd=play.cwd, env=env, stdin=null, stdout=null, stderr=null, start_new_session=True

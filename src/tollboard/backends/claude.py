@@ -46,6 +46,7 @@ class ClaudeSession:
     program: Program | None = None
     turn: ClaudeTurn | None = None
     closing: asyncio.Task[None] | None = None
+    ending: asyncio.Task[ProcessReport] | None = None
 
     @property
     def marker(self) -> tuple[str, str]:
@@ -59,7 +60,12 @@ class ClaudeSession:
         return await self.turn.decide(request)
 
     async def settled(self) -> None:
-        """Wait until an earlier turn that was closed early has been cleared away."""
+        """Wait until an earlier turn that was closed early has been cleared away, and its program has ended if it must.
+
+        A reset whose caller left is still ending the old program: by the marker, which a new one would carry too.
+        """
+        if self.ending is not None:
+            await asyncio.wait({self.ending})
         if self.closing is not None:
             await asyncio.shield(self.closing)
             self.closing = None
@@ -117,7 +123,8 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     async def terminate_session(self, session: ClaudeSession) -> ProcessReport:
         """End the program, politely if it is idle, and every process that carries the session's marker."""
-        return await asyncio.shield(asyncio.create_task(_terminate(session)))
+        session.ending = asyncio.create_task(_terminate(session, session.ending))
+        return await asyncio.shield(session.ending)
 
     async def reset_session(self, session: ClaudeSession) -> ClaudeSession:
         """End the program and return a session with the same options under a new id."""
@@ -146,8 +153,10 @@ async def _new_turn(session: ClaudeSession, text: str, turn: Turn) -> ClaudeTurn
     return ClaudeTurn(session, text, turn)
 
 
-async def _terminate(session: ClaudeSession) -> ProcessReport:
-    await session.settled()
+async def _terminate(session: ClaudeSession, earlier: asyncio.Task[ProcessReport] | None) -> ProcessReport:
+    for before in (earlier, session.closing):
+        if before is not None:
+            await asyncio.wait({before})  # whatever came of it: what is left is ended here
     program, session.program = session.program, None
     if program is not None:
         if session.turn is not None:
@@ -189,7 +198,9 @@ async def _version_of(program: str) -> str:
         async with asyncio.timeout(_VERSION_WAIT_S):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return ""
+    finally:
+        if process.returncode is None:  # too slow, or nobody waits for it any more
+            process.kill()
+            await process.wait()
     return output.decode("utf-8", "replace").split(" ")[0].strip()

@@ -40,6 +40,7 @@ class ModelSession:
     own: Memory = field(default_factory=DictMemory)
     """The memory where nothing else keeps one: a session without a daemon."""
     conversation: Conversation | None = None
+    closing: asyncio.Task[ProcessReport] | None = None
 
 
 class ModelBackend(Backend[ModelSession]):
@@ -93,9 +94,13 @@ class ModelBackend(Backend[ModelSession]):
         session.answered = True
 
     async def terminate_session(self, session: ModelSession) -> ProcessReport:
-        """End what its commands started, close its connections. Idempotent."""
+        """End what its commands started, close its connections. Idempotent; whoever leaves meanwhile, it is done."""
         conversation, session.conversation = session.conversation, None
-        return NO_PROCESSES if conversation is None else await conversation.close()
+        if conversation is not None:
+            session.closing = asyncio.create_task(conversation.close())
+        if session.closing is None or (conversation is None and session.closing.done()):
+            return NO_PROCESSES
+        return await asyncio.shield(session.closing)
 
     async def reset_session(self, session: ModelSession) -> ModelSession:
         """Return a session with the same options and a fresh conversation."""
@@ -117,6 +122,9 @@ class ModelBackend(Backend[ModelSession]):
 
 async def _open(session: ModelSession) -> Conversation:
     """Return the session's conversation, made if it has none."""
+    if session.closing is not None:
+        # The one before ends its processes by their marker, which those of the next one carry too.
+        await asyncio.wait({session.closing})
     if session.conversation is None:
         if importlib.util.find_spec("pydantic_ai") is None:
             raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")

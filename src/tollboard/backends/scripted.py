@@ -64,6 +64,7 @@ class ScriptedSession:
     marker: tuple[str, str] | None = None
     played: int = 0
     reported: bool = False
+    marks: list[tuple[str, str]] = field(default_factory=list)
     processes: list[psutil.Process] = field(default_factory=list)
     children: list[asyncio.subprocess.Process] = field(default_factory=list)
 
@@ -109,6 +110,7 @@ class ScriptedBackend(Backend[ScriptedSession]):
         finally:
             if play.checkpointed is not None:
                 session.id = play.checkpointed
+            session.marks += play.marks
             session.processes += play.processes
             session.children += play.children
             if not ended:
@@ -116,7 +118,7 @@ class ScriptedBackend(Backend[ScriptedSession]):
 
     async def terminate_session(self, session: ScriptedSession) -> ProcessReport:
         """End what `process` steps started."""
-        return await _end(session, session.processes)
+        return await _end(session, session.processes, session.marks)
 
     async def reset_session(self, session: ScriptedSession) -> ScriptedSession:
         """Return the session under a new id; the script goes on where it stands."""
@@ -151,15 +153,18 @@ def _next_steps(session: ScriptedSession, text: str) -> tuple[Step, ...] | None:
 async def _close_early(session: ScriptedSession, play: Play) -> None:
     """End what this turn started, as every backend must when its stream is closed before the end."""
     await play.close()
-    await _end(session, play.processes)
+    await _end(session, play.processes, play.marks)
 
 
-async def _end(session: ScriptedSession, processes: list[psutil.Process]) -> ProcessReport:
-    if not processes:
+async def _end(
+    session: ScriptedSession, processes: list[psutil.Process], marks: list[tuple[str, str]]
+) -> ProcessReport:
+    if not marks:
         return NO_PROCESSES
     from tollboard.backends._process import end_processes  # psutil only where a script starts processes
 
-    report = await end_processes(roots=processes)
+    reports = [await end_processes(roots=processes, marker=mark) for mark in marks]
+    session.marks = [mark for mark in session.marks if mark not in marks]
     session.processes = [process for process in session.processes if process not in processes]
     # The loop must hear of the end of each of its children too, or their transports outlive it.
     ended = {process.pid for process in processes}
@@ -168,4 +173,7 @@ async def _end(session: ScriptedSession, processes: list[psutil.Process]) -> Pro
     waiting = [asyncio.create_task(child.wait()) for child in gone]
     if waiting:
         await asyncio.wait(waiting, timeout=HEARD_S)
-    return report
+    return ProcessReport(
+        killed=tuple(sorted({pid for report in reports for pid in report.killed})),
+        unverified=tuple(dict.fromkeys(left for report in reports for left in report.unverified)),
+    )

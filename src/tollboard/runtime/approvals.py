@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import AlreadyDecided, ApprovalNotFound
@@ -124,9 +125,18 @@ async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str
     if pending.taken:
         raise AlreadyDecided(f"approval {approval_id} was answered a moment ago by someone else")
     check_decision(decision, pending.approval.request)
+    commit = pending.machine.journal.approval_closed(pending.approval, decision, by)
     pending.taken = True
+    # A task of its own: once it is durable it takes effect, also when whoever decided has left meanwhile.
+    await asyncio.shield(runtime.spawn(_take(pending, commit, decision, by)))
+    return pending.approval
+
+
+async def _take(
+    pending: PendingApproval, commit: Awaitable[None] | None, decision: Decision, by: str
+) -> None:
+    """Let a decision take effect once it is durable."""
     try:
-        commit = pending.machine.journal.approval_closed(pending.approval, decision, by)
         if commit is not None:
             await commit
     except BaseException:
@@ -134,10 +144,9 @@ async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str
         raise
     if pending.answer.done():
         raise AlreadyDecided(
-            f"approval {approval_id} ended with its turn while the decision was being recorded"
+            f"approval {pending.approval.id} ended with its turn while the decision was being recorded"
         )
     pending.close(decision, by)
-    return pending.approval
 
 
 def expire(pending: PendingApproval, why: str) -> None:

@@ -3,11 +3,11 @@
 How an interrupt cannot hit the wrong turn: `Turn.end` records the outcome on the turn object, and cancels the task
 only while the task is suspended inside that turn's own stream or `pre_turn`. asyncio delivers such a cancel at exactly
 that suspension point, which lies inside the turn. A stream that is being closed is left alone (`CLOSE`): its outcome
-is known, and a cancel would cut the cleaning up that ends what the turn started; only the watchdog does that. When the
-task is running (a callback interrupts itself) the cancel is posted for the next time it suspends, and dropped if the
-turn has left its stream by then (E06, R14). Once the outcome is known only an awaitable callback may be cancelled
-(`in_callback`): anything else the busy period waits for then (a slot, a commit) is its own, and a cancel there would
-be taken for one from outside.
+is known, and a cancel would cut the cleaning up that ends what the turn started; only the watchdog does that, which
+runs anew for what cleans up after a turn that was ended early. When the task is running (a callback interrupts itself)
+the cancel is posted for the next time it suspends, and dropped if the turn has left its stream by then (E06, R14). Once
+the outcome is known only an awaitable callback may be cancelled (`in_callback`): anything else the busy period waits
+for then (a slot, a commit) is its own, and a cancel there would be taken for one from outside.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class Turn:
             return False
         if self.ending is None:
             self.ending = outcome
+            self._still_since = None
+            self._watch_cleaning_up()
             self._cancel()
         return True
 
@@ -174,7 +176,7 @@ class Turn:
         now = self.machine.clock.monotonic()
         options = self.machine.options
         due, why = self._deadline, f"the turn ran longer than {options.watchdog_s:g} s"
-        if options.silence_s is not None and self.stage is STREAM:
+        if options.silence_s is not None and self.stage is STREAM and self.ending is None:
             silent_until = self._last_event + options.silence_s
             if silent_until < due:
                 due, why = silent_until, f"no event for {options.silence_s:g} s"
@@ -183,12 +185,19 @@ class Turn:
             if options.silence_s is not None:
                 delay = min(delay, options.silence_s)
             self.machine.watch(delay)
-        elif self.stage < DECIDE and self.ending is None:
-            self.ending = Failed(Reason.TIMEOUT, why)
+        elif self.stage < DECIDE:
+            if self.ending is None:
+                self.ending = Failed(Reason.TIMEOUT, why)
+            self._watch_cleaning_up()
             self._cancel()
         elif self.in_callback:
             self.callback_expired = True
             self._cancel()
+
+    def _watch_cleaning_up(self) -> None:
+        """Give what cleans up after an ended turn a watchdog of its own: if it hangs, it holds the agent for ever."""
+        self._deadline = self.machine.clock.monotonic() + self.machine.options.watchdog_s
+        self.machine.watch(self.machine.options.watchdog_s)
 
     def stand_still(self) -> None:
         """Stop the watchdog's clock: a person is being asked (R16)."""

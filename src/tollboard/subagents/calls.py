@@ -33,7 +33,7 @@ from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
-from tollboard.subagents.messages import arguments_of
+from tollboard.subagents.messages import arguments_of, encodable
 from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Halted, Interrupted, Outcome
 from tollboard.subagents.subagent import Definition, guards
 from tollboard.subagents.task_tool import TASK, TASK_INSTRUCTIONS, task_schema, use_instructions
@@ -153,7 +153,10 @@ class Calls:
             call = Call(self._loop.head.step, part.tool_call_id, part.tool_name, arguments_of(part))
             self._calls[call.id] = call
         if call.outcome is None:
-            call.outcome = await self._bring(call, execution)
+            outcome = await self._bring(call, execution)
+            call.outcome = replace(
+                outcome, value=encodable(outcome.value), content=encodable(outcome.content)
+            )
             await self._journal.note(call)
             if call.tool == TASK:
                 await self._loop.save()
@@ -287,7 +290,7 @@ def _given(call: Call, outcome: CallOutcome) -> Any:
             raise ModelRetry(to_text(outcome.value))
     value = outcome.value
     if isinstance(call.decision, Edit):
-        value = to_text(value) + EDITED.format(arguments=to_text(dict(call.decision.arguments)))
+        value = to_text(value) + EDITED.format(arguments=to_text(encodable(dict(call.decision.arguments))))
     if outcome.content is not None:
         content: Any = outcome.content
         return ToolReturn(value, content=content)

@@ -44,6 +44,7 @@ from tollboard.subagents.messages import (
     arguments_of,
     as_usage,
     limits_after,
+    make_encodable,
     name_apart,
     summary_message,
     summary_of,
@@ -255,6 +256,7 @@ class Loop:
         fresh = list(messages[len(self.messages) :])
         if not fresh:
             return  # it goes on with the response it had
+        make_encodable(fresh[-1])
         name_apart(tool_calls(fresh[-1]))
         self.messages.extend(fresh)
         ended = self.calls.begin()

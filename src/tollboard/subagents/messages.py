@@ -8,7 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 from pydantic_ai import Agent, UsageLimits
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart, UserPromptPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    UserPromptPart,
+)
 from pydantic_ai.usage import RunUsage
 
 from tollboard.ids import new_ref
@@ -41,6 +49,34 @@ def name_apart(parts: Sequence[ToolCallPart]) -> None:
             id, number = f"{given}-{number}", number + 1
         part.tool_call_id = id
         seen.add(id)
+
+
+def encodable(value: Any) -> Any:
+    """Return a value with texts that can be written as UTF-8; halves of characters are put together, or replaced.
+
+    Names of files hold such halves, and what careless servers cut up. One in a conversation, and no request of it could
+    be sent any more.
+    """
+    match value:
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [encodable(item) for item in value]
+        case dict():
+            return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def make_encodable(response: ModelMessage) -> None:
+    """Make the texts of a response encodable, and what its calls are made with."""
+    for part in response.parts:
+        if isinstance(part, TextPart | ThinkingPart):
+            part.content = encodable(part.content)
+        elif isinstance(part, ToolCallPart):
+            part.args = encodable(part.args)
 
 
 def arguments_of(part: ToolCallPart) -> dict[str, object]:
@@ -106,7 +142,7 @@ async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str,
 def summary_message(text: str, todos: str | None) -> ModelMessage:
     """Return the message that stands in the place of what was summarised, with the todo list as it is."""
     listed = f"\n\nThe todo list: {todos}" if todos else ""
-    return ModelRequest(parts=[UserPromptPart(f"{CALLED}{text}{listed}")])
+    return ModelRequest(parts=[UserPromptPart(encodable(f"{CALLED}{text}{listed}"))])
 
 
 def tokens_of(message: ModelMessage) -> int:

@@ -103,12 +103,9 @@ class SubAgentServer:
                 raise InvalidDecision(
                     f"decision for {request.tool!r} ({request.tool_call_id}): {wrong}"
                 ) from None
-        run.status = Status.RUNNING  # taken: the same decisions from somebody else come too late
-        try:
-            for request, decision in given:
-                await run.loop.decide(request.id, decision)
-        finally:
-            run.status = Status.INTERRUPTED
+        await self._decide(run, given)
+        if run.status is not Status.INTERRUPTED and run.outcome is not None:
+            return run.outcome  # it was cancelled meanwhile
         if (left := run.interrupt()).requests:
             run.outcome = Interrupted(left)
             return run.outcome
@@ -165,6 +162,17 @@ class SubAgentServer:
         if run.status is not wanted or run.id in self._tasks:
             status = Status.RUNNING if run.id in self._tasks else run.status
             raise InvalidStatus(status.value, expected=wanted.value)
+
+    async def _decide(self, run: Run, given: Sequence[tuple[ActionRequest, Decision]]) -> None:
+        run.status = Status.RUNNING  # taken: the same decisions from somebody else come too late
+        try:
+            for request, decision in given:
+                await run.loop.decide(request.id, decision)
+                if run.status is not Status.RUNNING:
+                    return
+        finally:
+            if run.status is Status.RUNNING:
+                run.status = Status.INTERRUPTED
 
     async def _go(self, id: str) -> Outcome:
         run = self._runs[id]

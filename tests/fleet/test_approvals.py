@@ -78,6 +78,24 @@ async def test_s14_of_two_managers_one_wins_and_the_other_is_told(fleet: Fleet) 
         await fleet.board.decide(record.id, {"type": "reject"})
 
 
+@pytest.mark.parametrize("steps", range(1, 6))
+async def test_s14_a_decision_whose_caller_goes_away_is_the_answer_all_the_same(
+    fleet: Fleet, steps: int
+) -> None:
+    ref, record = await asked(fleet)
+    deciding = asyncio.ensure_future(fleet.board.decide(record.id, {"type": "approve"}))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    deciding.cancel()
+    await asyncio.wait([deciding])
+    await fleet.done(ref)
+    assert (await completed(fleet.board, "api", ref)).text == 'approved: sh {"cmd": "ls"}'
+    (decided,) = await fleet.board.approvals(all=True)
+    assert decided.state is ApprovalState.APPROVED
+    with pytest.raises(AlreadyDecided):
+        await fleet.board.decide(record.id, {"type": "reject"})
+
+
 async def test_s14_a_bad_decision_is_refused_and_the_approval_waits_on(fleet: Fleet) -> None:
     ref, record = await asked(fleet, allowed=["approve", "reject"])
     for bad in (

@@ -191,6 +191,32 @@ async def test_a23_answered_while_it_cannot_be_brought_back_it_is_found_later(as
     assert Asking.did == ["deploy"]
 
 
+async def test_a23_an_answer_whose_caller_goes_away_is_found_all_the_same(
+    asking: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, open_ = await ask(asking, "deploy")
+    Asking.broken.append("its program is missing")
+    board = await asking.kill()
+    journal = board._roster.get("api").journal
+    written = asyncio.Event()
+    closed = journal.approval_closed
+
+    def tell(*args: Any) -> Any:
+        written.set()
+        return closed(*args)
+
+    monkeypatch.setattr(type(journal), "approval_closed", lambda _, *args: tell(*args))
+    deciding = asyncio.ensure_future(board.decide(open_["deploy"].id, {"type": "approve"}))
+    await written.wait()
+    deciding.cancel()
+    await asyncio.wait([deciding])
+    await asking.store.flush()
+    Asking.broken.clear()
+    await board.resume("api")
+    await asking.done(ref)
+    assert (await completed(board, "api", ref)).text == "deploy"
+
+
 async def test_a24_two_clients_answer_at_once_after_a_restart(asking: Fleet) -> None:
     ref, open_ = await ask(asking, "deploy")
     board = await asking.kill()

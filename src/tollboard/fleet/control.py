@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tollboard.fleet.records import (
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.runtime import telemetry
-from tollboard.runtime.approval import Decision, check_decision, parse_decision
+from tollboard.runtime.approval import Asked, Decision, check_decision, parse_decision
 from tollboard.runtime.runtime import Runtime
 
 PREVIEW = 80
@@ -111,11 +112,15 @@ class Control:
             return
         # Its turn goes on after a restart and has not asked again yet, or its session is dead: it will find the answer.
         asked = request.asked[record.id]
-        approval = asked.approval
-        check_decision(decision, approval.request)
+        check_decision(decision, asked.approval.request)
         if asked.taken:
             raise AlreadyDecided(f"approval {record.id} was answered a moment ago by someone else")
         asked.taken = True
+        # Carried through though the caller goes away, as in `runtime.approvals.decide`.
+        await asyncio.shield(self._runtime.spawn(self._answer_unasked(session, asked, decision, by)))
+
+    async def _answer_unasked(self, session: LiveSession, asked: Asked, decision: Decision, by: str) -> None:
+        approval = asked.approval
         try:
             commit = session.journal.approval_closed(approval, decision, by)
             if commit is not None:
@@ -124,13 +129,13 @@ class Control:
             asked.taken = False
             raise
         asked.decision = decision
-        pending = self._runtime.approvals.get(record.id)
+        pending = self._runtime.approvals.get(approval.id)
         if pending is not None:
             pending.close(decision, by)
         else:
             self._runtime.telemetry.execute(
                 telemetry.APPROVAL_DECIDED, {},
-                {"agent": session.name, "ref": record.ref, "approval": approval, "decision": decision, "by": by},
+                {"agent": session.name, "ref": approval.ref, "approval": approval, "decision": decision, "by": by},
             )  # fmt: skip
 
 

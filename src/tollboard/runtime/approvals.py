@@ -125,6 +125,12 @@ async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str
         raise AlreadyDecided(f"approval {approval_id} was answered a moment ago by someone else")
     check_decision(decision, pending.approval.request)
     pending.taken = True
+    # Carried through though the caller goes away: what is written as the answer has to reach the one who asked.
+    await asyncio.shield(runtime.spawn(_answer(pending, decision, by)))
+    return pending.approval
+
+
+async def _answer(pending: PendingApproval, decision: Decision, by: str) -> None:
     try:
         commit = pending.machine.journal.approval_closed(pending.approval, decision, by)
         if commit is not None:
@@ -134,10 +140,9 @@ async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str
         raise
     if pending.answer.done():
         raise AlreadyDecided(
-            f"approval {approval_id} ended with its turn while the decision was being recorded"
+            f"approval {pending.approval.id} ended with its turn while the decision was being recorded"
         )
     pending.close(decision, by)
-    return pending.approval
 
 
 def expire(pending: PendingApproval, why: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ from tollboard.fleet.pools.records import PoolLife, TaskState
 from tollboard.fleet.records import Caller
 from tollboard.fleet.settings import FleetSettings
 from tollboard.pool.records import Task, TaskStatus
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 
 ASK = {"approval": {"tool": "shell", "arguments": {"command": "ls"}}}
 
@@ -136,6 +138,30 @@ async def test_p07_p14_stop_ends_what_is_open_and_keeps_the_results(hall: Hall) 
     for verb in (hall.pools.submit("p", "x"), hall.pools.scale("p", 2), hall.pools.cancel("p", refs[0])):
         with pytest.raises(PoolNotFound):
             await verb
+
+
+async def test_a_pool_that_was_left_to_the_next_start_is_not_stopped_any_more(hall: Hall) -> None:
+    await gated_pool(hall, 3)
+    ending, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(session: dict[str, Any]) -> ProcessReport:
+        ending.set()
+        await release.wait()
+        return NO_PROCESSES
+
+    hall.gated.terminate_session = slow  # type: ignore[method-assign]
+    closing = asyncio.ensure_future(hall.pools.close(grace_s=0))
+    await ending.wait()
+    stopping = asyncio.ensure_future(hall.pools.stop("p"))
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(DaemonError, match="shutting down"):
+        await stopping
+    await closing
+    await hall.restart()
+    hall.gated.gate.set()
+    await hall.done()
+    assert [r.status for r in await hall.results()] == [TaskStatus.INTERRUPTED, TaskStatus.OK, TaskStatus.OK]
 
 
 async def test_a_stopped_name_is_free_and_the_old_pool_is_found_by_id(hall: Hall) -> None:

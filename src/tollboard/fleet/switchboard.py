@@ -141,16 +141,14 @@ class Switchboard:
             self._tail.close()
 
     async def _close(self, grace_s: float) -> tuple[str, ...]:
-        machines = [session.machine for session in self._roster if session.machine is not None]
-        for machine in machines:
-            machine.suspend()
-            # What waits for people waits on: it goes on in the next life of the fleet.
-            machine.leave()
+        # From here on: a session brought back meanwhile would begin what is left to the next start.
+        self._runtime.closing = True
+        self._suspend()
         await forget_failures(self._ledger)
         await self._settle_turns(grace_s)
-        for machine in machines:
-            if machine.phase is Phase.PROCESSING:
-                machine.interrupt(None)
+        for session in self._roster:
+            if session.machine is not None and session.machine.phase is Phase.PROCESSING:
+                session.machine.interrupt(None)
         await self._settle_turns(INTERRUPTED_S)
         late = await self._runtime.close(deadline_s=STOP_S)
         await self._lifecycle.settle(STOP_S)
@@ -160,6 +158,14 @@ class Switchboard:
             # What could not be written stays as it was: a turn in flight will count as interrupted.
             logger.error("closing the fleet: %s", exc)
         return late
+
+    def _suspend(self) -> None:
+        for session in self._roster:
+            if session.machine is None or session.stopping is not None:
+                continue  # the queue of one that is being stopped ends with it: there is no next start for it
+            session.machine.suspend()
+            # What waits for people waits on: it goes on in the next life of the fleet.
+            session.machine.leave()
 
     async def _settle_turns(self, timeout_s: float) -> None:
         waiting = [
@@ -231,6 +237,8 @@ class Switchboard:
 
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""
+        # Not while closing: what is queued was left to the next start, and one that is stopped has none.
+        self._open()
         return await self._lifecycle.stop(self._roster.get(name), self.caller, drain=drain)
 
     async def delete_session(self, name: str) -> Deleted:
@@ -273,6 +281,7 @@ class Switchboard:
 
     async def cancel(self, name: str, ref: str) -> Receipt:
         """See `Board.cancel`."""
+        self._open()
         session = self._roster.get(name)
         await self._prompts.cancel(session, ref)
         self._tail.write(session.id, session.name, "cancelled", {"by": str(self.caller)}, ref)
@@ -356,6 +365,7 @@ class Switchboard:
 
     async def halt(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.halt`."""
+        self._open()
         return await self._control.halt(name, all=all)
 
     async def resume(self, name: str | None = None, *, all: bool = False) -> HaltReport:

@@ -220,6 +220,8 @@ class Pools:
 
     async def stop(self, name: str) -> PoolView:
         """See `PoolBoard.stop`."""
+        # Not while closing: what waits was left to the next start, and one that is stopped has none.
+        self._open()
         hosted = self._state.find(name)
         if hosted is None:
             return view_of(await self._stored(name), None)  # it was stopped before: idempotent

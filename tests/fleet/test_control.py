@@ -233,6 +233,21 @@ async def test_s12_closing_lets_turns_finish_within_the_grace(fleet: Fleet) -> N
     assert fleet.gated.prompts == ["y"]
 
 
+async def test_s12_a_close_whose_caller_gives_up_goes_on(fleet: Fleet) -> None:
+    await fleet.start(backend="gated")
+    ref = await fleet.board.send("api", "x")
+    await fleet.gated.reached(ref)
+    closing = asyncio.ensure_future(fleet.board.close(grace_s=20))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = asyncio.ensure_future(fleet.board.close())
+    fleet.gated.let_go(ref)
+    await again
+    assert fleet.gated.ended == ["gated-0"]
+    assert (await completed(fleet.board, "api", ref)).text == "done: x"
+
+
 async def test_s12_closing_marks_the_others_interrupted_and_keeps_the_queue(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(3)]

@@ -140,6 +140,19 @@ async def test_p07_p14_stop_ends_what_is_open_and_keeps_the_results(hall: Hall) 
             await verb
 
 
+async def test_a_close_whose_caller_gives_up_goes_on(hall: Hall) -> None:
+    refs, gated = await gated_pool(hall, 1)
+    closing = asyncio.ensure_future(hall.pools.close(grace_s=20))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = asyncio.ensure_future(hall.pools.close())
+    gated.let_go(refs[0])
+    await again
+    assert gated.ended == ["gated-0"]
+    assert (await hall.results())[0].status is TaskStatus.OK
+
+
 async def test_a_pool_that_was_left_to_the_next_start_is_not_stopped_any_more(hall: Hall) -> None:
     await gated_pool(hall, 3)
     ending, release = asyncio.Event(), asyncio.Event()

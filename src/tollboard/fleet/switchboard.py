@@ -127,12 +127,14 @@ class Switchboard:
         """Accept nothing more, give turns in flight `grace_s` seconds, then mark them interrupted. Idempotent.
 
         What is queued stays queued in the ledger and runs after the next start; whoever waits is sent home. Returns the
-        names of sessions that did not end in time. The ledger is the caller's to close.
+        names of sessions that did not end in time. The ledger is the caller's to close. A caller that gives up does not
+        undo it; whoever calls it again waits for the same end.
         """
-        if self._state.closing:
-            await self._state.closed.wait()
-            return ()
-        self._state.closing = True
+        if self._state.ending is None:
+            self._state.ending = asyncio.get_running_loop().create_task(self._end(grace_s))
+        return await asyncio.shield(self._state.ending)
+
+    async def _end(self, grace_s: float) -> tuple[str, ...]:
         try:
             return await self._close(grace_s)
         finally:
@@ -179,7 +181,7 @@ class Switchboard:
             await asyncio.wait(waiting, timeout=timeout_s)
 
     def _open(self) -> None:
-        if self._state.closing:
+        if self._state.ending is not None:
             raise DaemonError("the fleet is shutting down and accepts nothing more; try again in a moment")
 
     # -- sessions ---------------------------------------------------------------------------------------------------
@@ -387,10 +389,10 @@ class Switchboard:
 class _State:
     """What all views of one switchboard share and may change."""
 
-    __slots__ = ("closed", "closing")
+    __slots__ = ("closed", "ending")
 
     def __init__(self) -> None:
-        self.closing = False
+        self.ending: asyncio.Task[tuple[str, ...]] | None = None
         self.closed = asyncio.Event()
 
 

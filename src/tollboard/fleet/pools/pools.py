@@ -114,13 +114,17 @@ class Pools:
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Accept nothing more, give tasks in flight `grace_s` seconds, then leave the rest to the next start.
 
-        Idempotent. The ledger is the caller's to close.
+        Idempotent. The ledger is the caller's to close. A caller that gives up does not undo it; whoever calls it again
+        waits for the same end.
         """
         state = self._state
-        if state.closing:
-            return
-        state.closing = True
-        state.closed.set()
+        if state.ending is None:
+            state.closed.set()
+            state.ending = asyncio.get_running_loop().create_task(self._close(grace_s))
+        await asyncio.shield(state.ending)
+
+    async def _close(self, grace_s: float) -> None:
+        state = self._state
         if state.tasks:
             await asyncio.wait(tuple(state.tasks), timeout=CLOSE_S)
         live = [hosted.pool for hosted in state if hosted.pool is not None]
@@ -140,7 +144,7 @@ class Pools:
             logger.debug("a worker's question ended before it was turned down: %s", exc)
 
     def _open(self) -> None:
-        if self._state.closing:
+        if self._state.ending is not None:
             raise DaemonError("the fleet is shutting down and accepts nothing more; try again in a moment")
 
     async def _whole(self, work: Coroutine[Any, Any, R]) -> R:

@@ -188,6 +188,25 @@ async def test_s12_a_dead_session_that_was_not_halted_can_be_halted(fleet: Fleet
     assert (status.life, status.halted) == (Life.LIVE, True)
 
 
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("first", ["halt", "resume"])
+async def test_s12_a_dead_session_halted_while_it_is_brought_back_is_what_its_database_says(
+    fleet: Fleet, first: str, steps: int
+) -> None:
+    await fleet.start()
+    fleet.work.rmdir()
+    board = await fleet.kill()
+    fleet.work.mkdir()
+    verbs = [board.halt, board.resume] if first == "halt" else [board.resume, board.halt]
+    one = asyncio.ensure_future(verbs[0]("api"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await asyncio.gather(one, verbs[1]("api"))
+    halted = (await board.status("api")).halted
+    board = await fleet.kill()
+    assert (await board.status("api")).halted is halted
+
+
 async def test_u19_a_stop_waits_for_a_revival_that_is_under_way(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     fleet.gated.gate.set()

@@ -35,7 +35,7 @@ from tollboard.fleet.pools.pools import NOBODY_ASKS
 from tollboard.fleet.pools.records import PoolLife, TaskState
 from tollboard.fleet.records import Caller
 from tollboard.fleet.settings import FleetSettings
-from tollboard.pool.records import Task, TaskStatus
+from tollboard.pool.records import Task, TaskStatus, WorkerState
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 
 ASK = {"approval": {"tool": "shell", "arguments": {"command": "ls"}}}
@@ -231,6 +231,16 @@ async def test_p11_scale_is_kept_over_a_restart(hall: Hall) -> None:
     assert len((await hall.pools.scale("p", 3)).workers) == 3
     pools = await hall.kill()
     assert len((await pools.status("p")).workers) == 3
+
+
+async def test_p11_of_two_that_scale_at_once_the_last_one_gets_its_size(hall: Hall) -> None:
+    await hall.start(size=1)
+    await asyncio.gather(hall.pools.scale("p", 4), hall.pools.scale("p", 2))
+    view = await hall.pools.status("p")
+    staying = [worker for worker in view.workers if worker.state is not WorkerState.RETIRING]
+    assert (len(staying), view.starting, view.size) == (2, 0, {"worker": 2})
+    await hall.restart()
+    assert len((await hall.pools.status("p")).workers) == 2
 
 
 async def test_p13_a_full_pool_takes_what_fits(hall: Hall) -> None:

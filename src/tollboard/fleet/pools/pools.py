@@ -215,11 +215,13 @@ class Pools:
         return (await self._whole(self._scale(hosted, self._live(hosted), size, role))).view()
 
     async def _scale(self, hosted: HostedPool, pool: Pool, size: int, role: str | None) -> HostedPool:
-        await pool.scale(size, role=role)
-        spec = hosted.record.spec
-        spec = replace(spec, size={**spec.size, pool.settings.check_role(role): size})
-        await self._ledger.set_pool_spec(hosted.id, spec)
-        hosted.record = replace(hosted.record, spec=spec)
+        # One after the other: the last one asked for is what is there, and what is remembered.
+        async with hosted.scaling:
+            await pool.scale(size, role=role)
+            spec = hosted.record.spec
+            spec = replace(spec, size={**spec.size, pool.settings.check_role(role): size})
+            await self._ledger.set_pool_spec(hosted.id, spec)
+            hosted.record = replace(hosted.record, spec=spec)
         return hosted
 
     async def stop(self, name: str) -> PoolView:

@@ -149,8 +149,12 @@ class Switchboard:
         await forget_failures(self._ledger)
         await self._settle_turns(grace_s)
         for session in self._roster:
-            if session.machine is not None and session.machine.phase is Phase.PROCESSING:
-                session.machine.interrupt(None)
+            machine = session.machine
+            if machine is None or machine.phase is not Phase.PROCESSING:
+                continue
+            if session.stopping is None and machine.leave():
+                continue  # it has asked people only now
+            machine.interrupt(None)
         await self._settle_turns(INTERRUPTED_S)
         late = await self._runtime.close(deadline_s=STOP_S)
         await self._lifecycle.settle(STOP_S)

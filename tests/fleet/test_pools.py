@@ -31,6 +31,7 @@ from tollboard.errors import (
     TollboardError,
     UnknownBackend,
 )
+from tollboard.fleet.pools import pools as pools_module
 from tollboard.fleet.pools.pools import NOBODY_ASKS
 from tollboard.fleet.pools.records import PoolLife, TaskState
 from tollboard.fleet.records import Caller
@@ -510,6 +511,36 @@ async def test_a_full_disk_accepts_nothing_and_says_so(hall: Hall) -> None:
     await hall.submit("c")
     await hall.done()
     assert [(r.prompt, r.status.value) for r in await hall.results()] == [("c", "ok")]
+
+
+async def test_stopping_on_a_full_disk_says_so_and_goes_on_once_there_is_space(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools_module, "STALL_S", 0.05)
+    refs, _ = await gated_pool(hall, 2)
+    fill_disk(hall)
+    for _ in range(2):  # whoever asks again is told again
+        with pytest.raises(StoreUnavailable, match=r"'p' is being stopped.*disk is full; free some space"):
+            await hall.pools.stop("p")
+    del hall.store._writer._transact
+    view = await hall.pools.stop("p")
+    assert (view.life, view.failed) == (PoolLife.STOPPED, 2)
+    assert [(await hall.poll(ref)).state for ref in refs] == [TaskState.ENDED] * 2
+
+
+async def test_closing_does_not_hang_on_a_full_disk(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools_module, "CLOSE_S", 0.1)
+    refs, gated = await gated_pool(hall, 2)
+    fill_disk(hall)
+    gated.gate.set()
+    await hall.pools.wait("p", timeout=0.05)
+    await hall.pools.close(grace_s=0)
+    del hall.store._writer._transact
+    await hall.kill()
+    hall.gated.gate.set()
+    await hall.done()
+    assert [(await hall.poll(ref)).state for ref in refs] == [TaskState.ENDED] * 2
+    assert hall.gated.prompts == ["q1"]
 
 
 async def test_an_answer_is_not_lost_to_a_disk_that_is_full_for_a_while(hall: Hall) -> None:

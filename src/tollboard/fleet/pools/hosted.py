@@ -28,6 +28,7 @@ class HostedPool:
         self.record = record
         self.pool: Pool | None = None
         self.scaling = asyncio.Lock()
+        self.stopping: asyncio.Task[PoolView] | None = None
 
     @property
     def name(self) -> str:

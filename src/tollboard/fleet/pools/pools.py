@@ -28,6 +28,7 @@ from tollboard.errors import (
     PoolNotFound,
     PoolStopped,
     RequestNotFound,
+    StoreUnavailable,
     TimedOut,
     TollboardError,
 )
@@ -70,6 +71,8 @@ from tollboard.runtime.telemetry import EventName, Measurements, Metadata
 logger = logging.getLogger("tollboard.fleet.pools")
 
 R = TypeVar("R")
+STALL_S = 5.0
+"""How long a stop waits before it looks whether it is the disk that keeps it."""
 CLOSE_S = 10.0
 """How long the workers may take to end once the daemon has interrupted them."""
 NOBODY_ASKS = (
@@ -128,8 +131,12 @@ class Pools:
         if state.tasks:
             await asyncio.wait(tuple(state.tasks), timeout=CLOSE_S)
         live = [hosted.pool for hosted in state if hosted.pool is not None]
-        await asyncio.gather(*(pool.suspend(grace_s=grace_s) for pool in live))
+        ends = [asyncio.ensure_future(pool.suspend(grace_s=grace_s)) for pool in live]
+        if ends:
+            # Not for ever: a full disk lets no task end, and what cannot be written counts as interrupted.
+            await asyncio.wait(ends, timeout=grace_s + CLOSE_S)
         _ = await self._runtime.close(deadline_s=CLOSE_S)
+        await asyncio.gather(*ends)
 
     def _asked(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         """Answer a worker's question at once: nobody watches a worker, and a prompt nobody sees would hang it."""
@@ -149,10 +156,13 @@ class Pools:
 
     async def _whole(self, work: Coroutine[Any, Any, R]) -> R:
         """Carry several durable steps through, though the caller may give up meanwhile."""
+        return await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)
         self._state.tasks.add(task)
         task.add_done_callback(self._state.ended)
-        return await asyncio.shield(task)
+        return task
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +241,18 @@ class Pools:
         hosted = self._state.find(name)
         if hosted is None:
             return view_of(await self._stored(name), None)  # it was stopped before: idempotent
-        return await self._whole(self._stop(hosted))
+        if hosted.stopping is None or hosted.stopping.done():
+            hosted.stopping = self._begin(self._stop(hosted))
+        stopping = hosted.stopping
+        self._ledger.hurry()
+        while not stopping.done():
+            await asyncio.wait({stopping}, timeout=STALL_S)
+            if not stopping.done() and self._ledger.trouble is not None:
+                raise StoreUnavailable(
+                    f"pool {hosted.name!r} is being stopped, which cannot be written down yet: "
+                    f"{self._ledger.trouble}, and so does the stop"
+                )
+        return stopping.result()
 
     async def _stop(self, hosted: HostedPool) -> PoolView:
         now = self._runtime.clock.time()

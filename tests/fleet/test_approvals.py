@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.fleet.world import Fleet, completed, failed, seen
 from tollboard.errors import AlreadyDecided, ApprovalNotFound, InvalidDecision, SessionBusy, StoreUnavailable
 from tollboard.fleet.records import ApprovalRecord, ApprovalState, Caller
 from tollboard.runtime.approval import Approve, Reject
+from tollboard.store import retries
 
 ASK = {"approval": {"tool": "sh", "arguments": {"cmd": "ls"}, "display": "run ls"}}
 
@@ -78,6 +80,24 @@ async def test_s14_of_two_managers_one_wins_and_the_other_is_told(fleet: Fleet) 
         await fleet.board.decide(record.id, {"type": "reject"})
 
 
+@pytest.mark.parametrize("steps", range(1, 6))
+async def test_s14_a_decision_whose_caller_goes_away_is_the_answer_all_the_same(
+    fleet: Fleet, steps: int
+) -> None:
+    ref, record = await asked(fleet)
+    deciding = asyncio.ensure_future(fleet.board.decide(record.id, {"type": "approve"}))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    deciding.cancel()
+    await asyncio.wait([deciding])
+    await fleet.done(ref)
+    assert (await completed(fleet.board, "api", ref)).text == 'approved: sh {"cmd": "ls"}'
+    (decided,) = await fleet.board.approvals(all=True)
+    assert decided.state is ApprovalState.APPROVED
+    with pytest.raises(AlreadyDecided):
+        await fleet.board.decide(record.id, {"type": "reject"})
+
+
 async def test_s14_a_bad_decision_is_refused_and_the_approval_waits_on(fleet: Fleet) -> None:
     ref, record = await asked(fleet, allowed=["approve", "reject"])
     for bad in (
@@ -131,6 +151,47 @@ async def test_s14_an_interrupted_turn_expires_its_approvals(fleet: Fleet) -> No
         await fleet.board.decide(record.id, {"type": "approve"})
     assert not (await fleet.board.status("api")).needs_decision
     assert (await fleet.board.inbox()).approvals == 0
+
+
+@pytest.mark.parametrize("verb", ["interrupt", "stop_session"])
+@pytest.mark.parametrize("steps", range(4))
+async def test_s14_a_decision_that_comes_as_its_turn_ends_is_told_alike_everywhere(
+    fleet: Fleet, verb: str, steps: int
+) -> None:
+    ref, record = await asked(fleet)
+    before = fleet.board._tail.last_seq
+    deciding = asyncio.ensure_future(fleet.board.decide(record.id, {"type": "approve"}))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await getattr(fleet.board, verb)("api")
+    with contextlib.suppress(AlreadyDecided):
+        assert (await deciding).state is ApprovalState.APPROVED
+    assert (await failed(fleet.board, record.session, ref)).reason in ("interrupted", "stopped")
+    (kept,) = await fleet.board.approvals("api", all=True)
+    told = await seen(fleet.board.tail(after=before), "approval.decided")
+    assert kept.state is (
+        ApprovalState.APPROVED if told.data["decision"] == "approve" else ApprovalState.EXPIRED
+    )
+
+
+async def test_s14_a_decision_that_fails_as_its_turn_ends_leaves_no_question(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_FIRST_S", 0.01)
+    ref, record = await asked(fleet)
+    fleet.fill_disk()
+    deciding = asyncio.ensure_future(fleet.board.decide(record.id, {"type": "approve"}))
+    await asyncio.sleep(0)
+    interrupting = asyncio.ensure_future(fleet.board.interrupt("api"))
+    with pytest.raises(StoreUnavailable):
+        await deciding
+    fleet.free_disk()
+    await interrupting
+    await fleet.done(ref)
+    while await fleet.board.approvals():  # its end is written again until it can be
+        pass
+    (expired,) = await fleet.board.approvals(all=True)
+    assert expired.state is ApprovalState.EXPIRED
 
 
 async def test_s14_halting_keeps_an_approval_and_resuming_does_not_answer_it(fleet: Fleet) -> None:

@@ -188,6 +188,25 @@ async def test_s12_a_dead_session_that_was_not_halted_can_be_halted(fleet: Fleet
     assert (status.life, status.halted) == (Life.LIVE, True)
 
 
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("first", ["halt", "resume"])
+async def test_s12_a_dead_session_halted_while_it_is_brought_back_is_what_its_database_says(
+    fleet: Fleet, first: str, steps: int
+) -> None:
+    await fleet.start()
+    fleet.work.rmdir()
+    board = await fleet.kill()
+    fleet.work.mkdir()
+    verbs = [board.halt, board.resume] if first == "halt" else [board.resume, board.halt]
+    one = asyncio.ensure_future(verbs[0]("api"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await asyncio.gather(one, verbs[1]("api"))
+    halted = (await board.status("api")).halted
+    board = await fleet.kill()
+    assert (await board.status("api")).halted is halted
+
+
 async def test_u19_a_stop_waits_for_a_revival_that_is_under_way(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     fleet.gated.gate.set()
@@ -233,6 +252,21 @@ async def test_s12_closing_lets_turns_finish_within_the_grace(fleet: Fleet) -> N
     assert fleet.gated.prompts == ["y"]
 
 
+async def test_s12_a_close_whose_caller_gives_up_goes_on(fleet: Fleet) -> None:
+    await fleet.start(backend="gated")
+    ref = await fleet.board.send("api", "x")
+    await fleet.gated.reached(ref)
+    closing = asyncio.ensure_future(fleet.board.close(grace_s=20))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = asyncio.ensure_future(fleet.board.close())
+    fleet.gated.let_go(ref)
+    await again
+    assert fleet.gated.ended == ["gated-0"]
+    assert (await completed(fleet.board, "api", ref)).text == "done: x"
+
+
 async def test_s12_closing_marks_the_others_interrupted_and_keeps_the_queue(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(3)]
@@ -272,6 +306,79 @@ async def test_s12_a_closed_fleet_accepts_nothing_and_sends_those_who_wait_home(
         with pytest.raises(DaemonError):
             await call
     assert (await fleet.board.poll("api", ref)).status == "pending"
+
+
+async def test_s12_a_fleet_that_closes_stops_and_withdraws_nothing_it_has_left_to_the_next_start(
+    fleet: Fleet,
+) -> None:
+    await fleet.start(backend="gated")
+    running, queued = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    await fleet.gated.reached(running)
+    closing = asyncio.ensure_future(fleet.board.close(grace_s=20))
+    await asyncio.sleep(0)
+    for call in (
+        fleet.board.stop_session("api"),
+        fleet.board.cancel("api", queued),
+        fleet.board.halt(all=True),
+    ):
+        with pytest.raises(DaemonError, match="shutting down"):
+            await call
+    fleet.gated.let_go(running)
+    await closing
+    board = await fleet.restart()
+    fleet.gated.gate.set()
+    await fleet.done(queued)
+    assert (await completed(board, "api", queued)).text == "done: p1"
+
+
+@pytest.mark.parametrize("drain", [False, True])
+async def test_s12_closing_during_a_stop_leaves_none_of_its_prompts_without_an_end(
+    fleet: Fleet, drain: bool
+) -> None:
+    await fleet.start(backend="gated")
+    refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(3)]
+    await fleet.gated.reached(refs[0])
+    stopping = asyncio.ensure_future(fleet.board.stop_session("api", drain=drain))
+    await asyncio.sleep(0)
+    await fleet.board.close(grace_s=0)
+    await stopping
+    board = await fleet.restart()
+    assert (await board.status("api")).phase == "stopped"
+    reasons = [(await failed(board, "api", ref)).reason for ref in refs]
+    assert reasons == (["interrupted", "draining", "draining"] if drain else ["stopped"] * 3)
+
+
+async def test_s12_a_session_brought_back_while_the_fleet_closes_begins_nothing(fleet: Fleet) -> None:
+    await fleet.start(backend="gated")
+    refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(3)]
+    await fleet.gated.reached(refs[0])
+    fleet.work.rmdir()
+    board = await fleet.kill()
+    fleet.work.mkdir()
+    await fleet.start("busy", backend="gated")
+    busy = await board.send("busy", "x")
+    await fleet.gated.reached(busy)
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        arrived.set()
+        await release.wait()
+
+    fleet.gated.on_start = slow
+    resuming = asyncio.ensure_future(board.resume("api"))
+    await arrived.wait()
+    closing = asyncio.ensure_future(board.close(grace_s=20))
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(AgentDead):
+        await resuming
+    fleet.gated.let_go(busy)
+    await closing
+    board = await fleet.restart()
+    fleet.gated.gate.set()
+    await fleet.done(*refs)
+    assert (await failed(board, "api", refs[0])).reason == "interrupted"
+    assert fleet.gated.prompts == ["p1", "p2"]
 
 
 async def test_s12_stopping_on_a_full_disk_says_so_and_goes_on_once_there_is_space(

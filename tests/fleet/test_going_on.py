@@ -141,6 +141,38 @@ async def test_a23_an_orderly_shutdown_leaves_the_question_open_too(asking: Flee
     assert Asking.did == ["deploy"]
 
 
+async def test_a23_a_question_asked_while_the_fleet_closes_stays_open_too(
+    asking: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    prompt = Asking.prompt
+
+    async def slowly(self: Asking, *args: Any) -> AsyncGenerator[Event, None]:
+        begun.set()
+        await gate.wait()
+        async for event in prompt(self, *args):
+            yield event
+
+    monkeypatch.setattr(Asking, "prompt", slowly)
+    await asking.start("api", backend="asking")
+    ref = await asking.board.send("api", "deploy")
+    await begun.wait()
+    board, settle = asking.board, asking.board._settle_turns
+
+    async def asked_within_the_grace(timeout_s: float) -> None:
+        if not gate.is_set():
+            gate.set()
+            await questions(asking, 1)
+        await settle(timeout_s)
+
+    monkeypatch.setattr(board, "_settle_turns", asked_within_the_grace)
+    board = await asking.restart()
+    (record,) = await board.approvals()
+    await board.decide(record.id, {"type": "approve"})
+    await asking.done(ref)
+    assert (await completed(board, "api", ref)).text == "deploy"
+
+
 async def test_a23_again_and_again(asking: Fleet) -> None:
     ref, open_ = await ask(asking, "deploy")
     for _ in range(3):

@@ -31,11 +31,13 @@ from tollboard.errors import (
     TollboardError,
     UnknownBackend,
 )
+from tollboard.fleet.pools import pools as pools_module
 from tollboard.fleet.pools.pools import NOBODY_ASKS
 from tollboard.fleet.pools.records import PoolLife, TaskState
 from tollboard.fleet.records import Caller
 from tollboard.fleet.settings import FleetSettings
-from tollboard.pool.records import Task, TaskStatus
+from tollboard.pool.records import Task, TaskStatus, WorkerState
+from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 
 ASK = {"approval": {"tool": "shell", "arguments": {"command": "ls"}}}
 
@@ -147,6 +149,43 @@ async def test_p07_p14_stop_ends_what_is_open_and_keeps_the_results(hall: Hall) 
             await verb
 
 
+async def test_a_close_whose_caller_gives_up_goes_on(hall: Hall) -> None:
+    refs, gated = await gated_pool(hall, 1)
+    closing = asyncio.ensure_future(hall.pools.close(grace_s=20))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = asyncio.ensure_future(hall.pools.close())
+    gated.let_go(refs[0])
+    await again
+    assert gated.ended == ["gated-0"]
+    assert (await hall.results())[0].status is TaskStatus.OK
+
+
+async def test_a_pool_that_was_left_to_the_next_start_is_not_stopped_any_more(hall: Hall) -> None:
+    await gated_pool(hall, 3)
+    ending, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(session: dict[str, Any]) -> ProcessReport:
+        ending.set()
+        await release.wait()
+        return NO_PROCESSES
+
+    hall.gated.terminate_session = slow  # type: ignore[method-assign]
+    closing = asyncio.ensure_future(hall.pools.close(grace_s=0))
+    await ending.wait()
+    stopping = asyncio.ensure_future(hall.pools.stop("p"))
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(DaemonError, match="shutting down"):
+        await stopping
+    await closing
+    await hall.restart()
+    hall.gated.gate.set()
+    await hall.done()
+    assert [r.status for r in await hall.results()] == [TaskStatus.INTERRUPTED, TaskStatus.OK, TaskStatus.OK]
+
+
 async def test_a_stopped_name_is_free_and_the_old_pool_is_found_by_id(hall: Hall) -> None:
     old = await hall.start()
     await hall.submit("old")
@@ -222,6 +261,16 @@ async def test_p11_a_pool_that_was_scaled_beside_its_bounds_comes_back(
     after = await pools.status("p")
     assert (after.life, after.problem, after.size) == (PoolLife.LIVE, None, scaled.size)
     assert (after.min, after.max) == bounds
+
+
+async def test_p11_of_two_that_scale_at_once_the_last_one_gets_its_size(hall: Hall) -> None:
+    await hall.start(size=1)
+    await asyncio.gather(hall.pools.scale("p", 4), hall.pools.scale("p", 2))
+    view = await hall.pools.status("p")
+    staying = [worker for worker in view.workers if worker.state is not WorkerState.RETIRING]
+    assert (len(staying), view.starting, view.size) == (2, 0, {"worker": 2})
+    await hall.restart()
+    assert len((await hall.pools.status("p")).workers) == 2
 
 
 async def test_p13_a_full_pool_takes_what_fits(hall: Hall) -> None:
@@ -491,6 +540,36 @@ async def test_a_full_disk_accepts_nothing_and_says_so(hall: Hall) -> None:
     await hall.submit("c")
     await hall.done()
     assert [(r.prompt, r.status.value) for r in await hall.results()] == [("c", "ok")]
+
+
+async def test_stopping_on_a_full_disk_says_so_and_goes_on_once_there_is_space(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools_module, "STALL_S", 0.05)
+    refs, _ = await gated_pool(hall, 2)
+    fill_disk(hall)
+    for _ in range(2):  # whoever asks again is told again
+        with pytest.raises(StoreUnavailable, match=r"'p' is being stopped.*disk is full; free some space"):
+            await hall.pools.stop("p")
+    del hall.store._writer._transact
+    view = await hall.pools.stop("p")
+    assert (view.life, view.failed) == (PoolLife.STOPPED, 2)
+    assert [(await hall.poll(ref)).state for ref in refs] == [TaskState.ENDED] * 2
+
+
+async def test_closing_does_not_hang_on_a_full_disk(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools_module, "CLOSE_S", 0.1)
+    refs, gated = await gated_pool(hall, 2)
+    fill_disk(hall)
+    gated.gate.set()
+    await hall.pools.wait("p", timeout=0.05)
+    await hall.pools.close(grace_s=0)
+    del hall.store._writer._transact
+    await hall.kill()
+    hall.gated.gate.set()
+    await hall.done()
+    assert [(await hall.poll(ref)).state for ref in refs] == [TaskState.ENDED] * 2
+    assert hall.gated.prompts == ["q1"]
 
 
 async def test_an_answer_is_not_lost_to_a_disk_that_is_full_for_a_while(hall: Hall) -> None:

@@ -219,6 +219,21 @@ async def test_s02_a_prompt_that_cannot_be_kept_is_not_accepted(fleet: Fleet) ->
     assert [e.prompt for e in (await fleet.board.transcript("api")).entries] == ["y", "w"]
 
 
+async def test_s02_a_prompt_that_cannot_be_kept_is_taken_back_though_its_sender_has_gone(
+    fleet: Fleet,
+) -> None:
+    await fleet.start(backend="gated")
+    await fleet.board.halt("api")
+    fleet.fill_disk()
+    sending = asyncio.ensure_future(fleet.board.send("api", "x", queue=True))
+    await asyncio.sleep(0)
+    assert (await fleet.board.status("api")).queued == 1
+    sending.cancel()
+    with pytest.raises(StoreUnavailable):
+        await fleet.store.flush()
+    assert (await fleet.board.status("api")).queued == 0
+
+
 @pytest.mark.slow
 async def test_s22_a_turn_whose_end_cannot_be_kept_is_pending_until_it_is(fleet: Fleet) -> None:
     await fleet.start(backend="gated")

@@ -280,6 +280,18 @@ async def test_s08_a_drained_session_finishes_its_turn_first(fleet: Fleet) -> No
     assert (await failed(fleet.board, "api", second)).reason == "draining"
 
 
+async def test_s08_a_stop_does_not_wait_for_the_turn_that_a_drain_waits_for(fleet: Fleet) -> None:
+    await fleet.start(backend="gated")
+    refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    await fleet.gated.reached(refs[0])
+    draining = asyncio.ensure_future(fleet.board.stop_session("api", drain=True))
+    await asyncio.sleep(0)
+    report = await fleet.board.stop_session("api")
+    assert await draining == report
+    reasons = [(await failed(fleet.board, "api", ref)).reason for ref in refs]
+    assert reasons == ["stopped", "draining"]
+
+
 async def test_s08_two_stops_at_once_are_one(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     ref = await fleet.board.send("api", "x")

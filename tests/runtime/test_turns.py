@@ -393,6 +393,22 @@ async def test_r31_the_log_is_bounded_in_bytes(runtime: Runtime, backend: Puppet
     assert response.coverage.bytes_seen == 10
 
 
+async def test_r31_of_a_text_that_is_too_long_the_beginning_is_kept(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    async def script(turn: Turn) -> AsyncIterator[Event]:
+        yield TextEvent("one ")
+        yield TextEvent("far too long")
+        yield TextEvent("x")
+        yield ResultEvent(None)
+
+    backend.script("go", script)
+    await runtime.start_agent(Plain, "a", backend=backend, max_event_bytes=7)
+    response = await runtime.ask("a", "go")
+    assert response.text == "one far"
+    assert not response.coverage.complete
+
+
 async def test_r31_lossless_overflow_fails_the_turn(runtime: Runtime, backend: Puppet) -> None:
     backend.script("many", _many)
     await runtime.start_agent(Plain, "a", backend=backend, max_events=4, event_log="lossless")

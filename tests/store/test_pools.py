@@ -143,6 +143,10 @@ async def test_a_name_is_taken_once_until_it_is_stopped(store: Store) -> None:
     assert found is not None
     assert found.id == second.id
     assert [one.id for one in await store.pools.pools(every=True)] == [first.id, second.id]
+    await store.pools.set_pool_life(second.id, PoolLife.STOPPED, at=1.0)
+    found = await store.pools.find_pool("p")
+    assert found is not None
+    assert found.id == second.id, "stopped last, whatever the clock said"
 
 
 async def test_tasks_need_their_pool_and_go_with_it(store: Store, path: Path) -> None:

@@ -91,6 +91,16 @@ async def test_finding_prefers_the_live_then_the_last_stopped_then_the_id(store:
     assert [s.id for s in await store.sessions(every=True)] == [older.id, newer.id]
 
 
+async def test_the_last_stopped_of_a_name_is_found_though_the_clock_was_set_back(store: Store) -> None:
+    older, newer = record("x"), record("x")
+    for made, at in ((older, 60.0), (newer, 50.0)):
+        await store.create_session(made)
+        await store.set_life(made.id, Life.STOPPED, at=at)
+    found = await store.find_session("x")
+    assert found is not None
+    assert found.id == newer.id
+
+
 async def test_deleting_a_session_removes_every_row_of_it(store: Store, path: Path) -> None:
     gone, journal = await started_session(store, "gone")
     kept, other = await started_session(store, "kept")

@@ -67,6 +67,7 @@ class Control:
 
     async def _freeze(self, sessions: Sequence[LiveSession], halted: bool) -> list[LiveSession]:
         await forget_failures(self._ledger)
+        dead = [session for session in sessions if session.machine is None]
         with self._ledger.atomic():
             changed = [session for session in sessions if session.freeze(halted)]
         await self._ledger.flush()
@@ -75,6 +76,10 @@ class Control:
             session.record = replace(
                 session.record, halted=halted if session.machine is None else session.halted
             )
+        # One that was brought back while this was written began as it was before.
+        back = [session for session in dead if session.machine is not None and session.halted is not halted]
+        if back:
+            await self._freeze(back, halted)
         return changed
 
     def _meant(self, name: str | None, *, all: bool) -> list[LiveSession]:

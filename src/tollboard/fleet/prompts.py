@@ -22,7 +22,7 @@ from tollboard.errors import (
 )
 from tollboard.fleet import receipts
 from tollboard.fleet.board import MAX_WAIT_S
-from tollboard.fleet.ledger import Ledger
+from tollboard.fleet.ledger import Commit, Ledger
 from tollboard.fleet.records import BroadcastItem, Poll, PollPending, WaitReport
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
@@ -109,15 +109,20 @@ class Prompts:
             )
         self._roster.settings.check_path(path)
 
-    async def _kept(self, ref: str, commit: Any, *, gated: bool) -> None:
-        """Wait for the acceptance to be durable. One that is not is taken back before anybody hears of it."""
-        kept = asyncio.ensure_future(_awaited(commit))
+    async def _kept(self, ref: str, commit: Commit, *, gated: bool) -> None:
+        """Wait for the acceptance to be durable. One that is not is taken back, though its caller may have gone."""
+        kept = asyncio.ensure_future(self._keep(ref, commit))
+        kept.add_done_callback(_seen)
         try:
             await asyncio.shield(kept)
         except asyncio.CancelledError:
             if gated:
                 await asyncio.wait([kept])  # until it is known, the next send with this key must wait
             raise
+
+    async def _keep(self, ref: str, commit: Commit) -> None:
+        try:
+            await commit
         except TollboardError:
             if not self._runtime.withdraw(ref, Reason.STORE_FAILED):
                 await self._left(ref)
@@ -243,8 +248,10 @@ async def forget_failures(ledger: Ledger) -> None:
         await ledger.flush()
 
 
-async def _awaited(commit: Any) -> None:
-    await commit
+def _seen(kept: asyncio.Future[None]) -> None:
+    """Take note of how it ended: if nobody waits any more, that is not to be reported as lost."""
+    if not kept.cancelled():
+        kept.exception()
 
 
 def _enough(polled: Sequence[Poll], mode: Mode) -> bool:

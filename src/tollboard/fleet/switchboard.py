@@ -127,12 +127,14 @@ class Switchboard:
         """Accept nothing more, give turns in flight `grace_s` seconds, then mark them interrupted. Idempotent.
 
         What is queued stays queued in the ledger and runs after the next start; whoever waits is sent home. Returns the
-        names of sessions that did not end in time. The ledger is the caller's to close.
+        names of sessions that did not end in time. The ledger is the caller's to close. A caller that gives up does not
+        undo it; whoever calls it again waits for the same end.
         """
-        if self._state.closing:
-            await self._state.closed.wait()
-            return ()
-        self._state.closing = True
+        if self._state.ending is None:
+            self._state.ending = asyncio.get_running_loop().create_task(self._end(grace_s))
+        return await asyncio.shield(self._state.ending)
+
+    async def _end(self, grace_s: float) -> tuple[str, ...]:
         try:
             return await self._close(grace_s)
         finally:
@@ -141,16 +143,18 @@ class Switchboard:
             self._tail.close()
 
     async def _close(self, grace_s: float) -> tuple[str, ...]:
-        machines = [session.machine for session in self._roster if session.machine is not None]
-        for machine in machines:
-            machine.suspend()
-            # What waits for people waits on: it goes on in the next life of the fleet.
-            machine.leave()
+        # From here on: a session brought back meanwhile would begin what is left to the next start.
+        self._runtime.closing = True
+        self._suspend()
         await forget_failures(self._ledger)
         await self._settle_turns(grace_s)
-        for machine in machines:
-            if machine.phase is Phase.PROCESSING:
-                machine.interrupt(None)
+        for session in self._roster:
+            machine = session.machine
+            if machine is None or machine.phase is not Phase.PROCESSING:
+                continue
+            if session.stopping is None and machine.leave():
+                continue  # it has asked people only now
+            machine.interrupt(None)
         await self._settle_turns(INTERRUPTED_S)
         late = await self._runtime.close(deadline_s=STOP_S)
         await self._lifecycle.settle(STOP_S)
@@ -160,6 +164,14 @@ class Switchboard:
             # What could not be written stays as it was: a turn in flight will count as interrupted.
             logger.error("closing the fleet: %s", exc)
         return late
+
+    def _suspend(self) -> None:
+        for session in self._roster:
+            if session.machine is None or session.stopping is not None:
+                continue  # the queue of one that is being stopped ends with it: there is no next start for it
+            session.machine.suspend()
+            # What waits for people waits on: it goes on in the next life of the fleet.
+            session.machine.leave()
 
     async def _settle_turns(self, timeout_s: float) -> None:
         waiting = [
@@ -173,7 +185,7 @@ class Switchboard:
             await asyncio.wait(waiting, timeout=timeout_s)
 
     def _open(self) -> None:
-        if self._state.closing:
+        if self._state.ending is not None:
             raise DaemonError("the fleet is shutting down and accepts nothing more; try again in a moment")
 
     # -- sessions ---------------------------------------------------------------------------------------------------
@@ -231,6 +243,8 @@ class Switchboard:
 
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""
+        # Not while closing: what is queued was left to the next start, and one that is stopped has none.
+        self._open()
         return await self._lifecycle.stop(self._roster.get(name), self.caller, drain=drain)
 
     async def delete_session(self, name: str) -> Deleted:
@@ -273,6 +287,7 @@ class Switchboard:
 
     async def cancel(self, name: str, ref: str) -> Receipt:
         """See `Board.cancel`."""
+        self._open()
         session = self._roster.get(name)
         await self._prompts.cancel(session, ref)
         self._tail.write(session.id, session.name, "cancelled", {"by": str(self.caller)}, ref)
@@ -356,6 +371,7 @@ class Switchboard:
 
     async def halt(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.halt`."""
+        self._open()
         return await self._control.halt(name, all=all)
 
     async def resume(self, name: str | None = None, *, all: bool = False) -> HaltReport:
@@ -377,10 +393,10 @@ class Switchboard:
 class _State:
     """What all views of one switchboard share and may change."""
 
-    __slots__ = ("closed", "closing")
+    __slots__ = ("closed", "ending")
 
     def __init__(self) -> None:
-        self.closing = False
+        self.ending: asyncio.Task[tuple[str, ...]] | None = None
         self.closed = asyncio.Event()
 
 

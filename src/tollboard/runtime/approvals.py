@@ -26,7 +26,7 @@ ENDED = Reject(UNDECIDED)
 class PendingApproval:
     """One question that waits."""
 
-    __slots__ = ("answer", "approval", "asked", "machine", "taken", "timer")
+    __slots__ = ("answer", "approval", "asked", "expired", "machine", "taken", "timer")
 
     def __init__(self, machine: Machine, approval: Approval) -> None:
         self.machine = machine
@@ -34,6 +34,9 @@ class PendingApproval:
         self.asked = machine.clock.monotonic()
         self.answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self.taken = False
+        """A decision is being written: it stands as soon as it is, whatever happens meanwhile."""
+        self.expired: str | None = None
+        """Why the question would have expired, had it not been taken."""
         self.timer: Timer | None = None
 
     def forget(self) -> None:
@@ -90,7 +93,7 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
         if limit is not None:
             pending.timer = machine.clock.call_later(
                 max(0.0, asked_at + limit - now),
-                lambda: expire(pending, f"nobody decided within {limit:g} s"),
+                lambda: _overdue(pending, f"nobody decided within {limit:g} s"),
             )
         if earlier is None:
             machine.telemetry.execute(
@@ -141,11 +144,10 @@ async def _take(
             await commit
     except BaseException:
         pending.taken = False
+        if pending.expired is not None:
+            _close_unanswered(pending, pending.expired)
         raise
-    if pending.answer.done():
-        raise AlreadyDecided(
-            f"approval {pending.approval.id} ended with its turn while the decision was being recorded"
-        )
+    # Also when its turn has ended meanwhile: everybody is told what is on record.
     pending.close(decision, by)
 
 
@@ -153,8 +155,26 @@ def expire(pending: PendingApproval, why: str) -> None:
     """End a question nobody answered: the one who asked gets a rejection that says why."""
     if pending.answer.done():
         return
+    if pending.taken:
+        # What is being written stands, as if it had come just before; but nothing may run for a turn that is over.
+        pending.expired = why
+        pending.forget()
+        pending.answer.set_result(Reject(why))
+        return
+    _close_unanswered(pending, why)
+
+
+def _close_unanswered(pending: PendingApproval, why: str) -> None:
     pending.machine.journal.approval_closed(pending.approval, None, why)
     pending.close(None, why)
+
+
+def _overdue(pending: PendingApproval, why: str) -> None:
+    """End a question at its time limit, unless an answer is being written: its turn goes on, so that one counts."""
+    if pending.taken:
+        pending.expired = why
+    else:
+        expire(pending, why)
 
 
 def expire_unasked(journal: Journal, telemetry: Telemetry, request: Request, why: str) -> None:

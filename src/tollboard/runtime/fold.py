@@ -20,7 +20,7 @@ class Fold:
     """What a turn's stream has come to so far."""
 
     __slots__ = ("_bytes_kept", "_bytes_left_out", "_events", "_left_out", "_messages", "_name", "_options", "_pieces",
-                 "_text_kept", "_usage")  # fmt: skip
+                 "_text_size", "_usage")  # fmt: skip
 
     def __init__(self, options: AgentOptions) -> None:
         self._options = options
@@ -32,7 +32,7 @@ class Fold:
         self._messages: list[str] | None = None
         self._name = ""
         self._pieces: list[str] = []
-        self._text_kept = 0
+        self._text_size = 0
 
     def add(self, event: Event) -> None:
         """Take the next event. Raises TypeError if it is none, EventLogOverflow in lossless mode."""
@@ -70,10 +70,13 @@ class Fold:
                 self._pieces = []
             self._name = event.message
         # A million lines of output fold into a bounded text; the result event, if it has text, is taken whole.
-        kept = self._text_kept + size
-        if kept <= self._options.max_event_bytes:
+        whole = self._text_size + size
+        if whole <= self._options.max_event_bytes:
             self._pieces.append(event.text)
-            self._text_kept = kept
+        elif (room := self._options.max_event_bytes - self._text_size) > 0:
+            self._pieces.append(event.text[:room])
+        # Counted though it was left out: what is kept is a beginning, not a text with holes in it.
+        self._text_size = whole
 
     def response(self, end: ResultEvent, duration_s: float, provider_session_id: str | None) -> Response:
         """Return the response that this stream, ended by `end`, comes to."""

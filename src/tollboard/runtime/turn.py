@@ -110,6 +110,8 @@ class Turn:
             if self.stage < OVER and self.ending is None and self.machine.hooks.handle_error:
                 self.no_retry = True
             return False
+        if self.left:
+            return False  # it goes on in another life: nothing has ended it
         if self.ending is None:
             self.ending = outcome
             self._still_since = None
@@ -123,8 +125,8 @@ class Turn:
             return False
         if not self.machine.backend.goes_on:
             return False
-        self.left = True
-        return self.end(Failed(Reason.STOPPED))
+        self.left = self.end(Failed(Reason.STOPPED))
+        return self.left
 
     def stop(self) -> None:
         """End the turn because its agent stops: also out of a callback that is still deciding."""

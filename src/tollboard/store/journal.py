@@ -109,13 +109,36 @@ class StoreJournal:
         return self._writer.submit(Write(REQUEST_APPROVAL.sql, values), must=True)
 
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Write:
-        """Note the answer, or why the question expired; the first one stays."""
+        """Note the answer, or why the question expired (see Expiry); the first one stays."""
         state = ApprovalState.EXPIRED if decision is None else _CLOSED_AS[type(decision)]
         values = CLOSE_APPROVAL.bind(
             the_id=approval.id, new_state=state.value, new_decided_at=self._clock.time(), new_decided_by=by,
             new_decision=None if decision is None else to_json(_plain(decision)),
         )  # fmt: skip
-        return self._writer.submit(Write(CLOSE_APPROVAL.sql, values), must=True)
+        write = Write(CLOSE_APPROVAL.sql, values) if decision is not None else Expiry(self, values)
+        return self._writer.submit(write, must=True)
+
+
+class Expiry(Write):
+    """The end of a question nobody answered: nobody awaits it, and a question whose turn is over must not stay open."""
+
+    __slots__ = ("journal", "tries")
+
+    def __init__(self, journal: StoreJournal, params: tuple[object, ...]) -> None:
+        super().__init__(CLOSE_APPROVAL.sql, params)
+        self.journal = journal
+        self.tries = 0
+
+    def settle(self) -> None:
+        """Settle, or come back later."""
+        if not (isinstance(self.error, StoreUnavailable) and self.journal._retries.later(self)):
+            super().settle()
+
+    def again(self) -> None:
+        """Submit it once more."""
+        self.error = None
+        self.tries += 1
+        _ = self.journal._writer.submit(self, must=True)
 
 
 class Finish(Write):

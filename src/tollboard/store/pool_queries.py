@@ -76,7 +76,7 @@ ALL_POOLS = Query(_POOLS.order_by(pools.c.created_at, pools.c.id))
 
 POOL_BY_NAME = Query(
     _POOLS.where(pools.c.name == bindparam("name"))
-    .order_by(pools.c.life == _STOPPED, pools.c.stopped_at.desc(), pools.c.created_at.desc())
+    .order_by(pools.c.life == _STOPPED, literal_column("pools.rowid").desc())
     .limit(literal_column("1"))
 )
 """Return the pool that has a name now, else the one that was stopped last."""

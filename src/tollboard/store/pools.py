@@ -111,6 +111,15 @@ class StorePools:
         """Return a commit that resolves when everything written so far is durable."""
         return self._writer.flush()
 
+    @property
+    def trouble(self) -> StoreUnavailable | None:
+        """What keeps things from being written now."""
+        return self._writer.trouble
+
+    def hurry(self) -> None:
+        """Try now to write the outcomes that wait for the trouble to go."""
+        self._retries.hurry()
+
 
 class StorePoolJournal:
     """Implements PoolJournal for one pool."""

@@ -127,11 +127,9 @@ ALL_SESSIONS = Query(select(*_SESSION).order_by(sessions.c.created_at, sessions.
 SESSION_BY_NAME = Query(
     select(*_SESSION)
     .where(sessions.c.name == bindparam("name"))
-    .order_by(
-        sessions.c.life == literal_column("'stopped'"),
-        sessions.c.stopped_at.desc(),
-        sessions.c.created_at.desc(),
-    )
+    # By the rows' own order, not by the clock, which may have been set back: a name is free again only when its session
+    # is stopped, so the last that was made was stopped last.
+    .order_by(sessions.c.life == literal_column("'stopped'"), literal_column("sessions.rowid").desc())
     .limit(literal_column("1"))
 )
 """Return the session that has a name now, else the one that was stopped last."""

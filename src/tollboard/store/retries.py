@@ -1,4 +1,7 @@
-"""Outcomes that could not be written yet: each waits on a timer, doubling from a second to half a minute."""
+"""Outcomes that could not be written yet: each waits on a timer, doubling from a second to half a minute.
+
+So do the ends of questions that nobody answered.
+"""
 
 from __future__ import annotations
 

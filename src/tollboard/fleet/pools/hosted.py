@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ class HostedPool:
     def __init__(self, record: PoolRecord) -> None:
         self.record = record
         self.pool: Pool | None = None
+        self.scaling = asyncio.Lock()
+        self.stopping: asyncio.Task[PoolView] | None = None
 
     @property
     def name(self) -> str:

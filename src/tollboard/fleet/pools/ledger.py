@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tollboard.errors import StoreUnavailable
 from tollboard.fleet.ledger import Commit
 from tollboard.fleet.pools.records import PoolLife, PoolRecord, PoolSpec, TaskRecord
 from tollboard.pool.journal import PoolJournal
@@ -55,3 +56,10 @@ class PoolLedger(Protocol):
 
     async def task_results(self, pool_id: str, *, after: int, limit: int) -> Sequence[TaskResult]:
         """Return ended tasks with a greater index, in submission order."""
+
+    @property
+    def trouble(self) -> StoreUnavailable | None:
+        """What keeps things from being written now: a full disk, most often. Outcomes wait until it has gone."""
+
+    def hurry(self) -> None:
+        """Try now to write the outcomes that wait for the trouble to go; otherwise they are tried now and then."""

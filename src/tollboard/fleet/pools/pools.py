@@ -28,6 +28,7 @@ from tollboard.errors import (
     PoolNotFound,
     PoolStopped,
     RequestNotFound,
+    StoreUnavailable,
     TimedOut,
     TollboardError,
 )
@@ -70,6 +71,8 @@ from tollboard.runtime.telemetry import EventName, Measurements, Metadata
 logger = logging.getLogger("tollboard.fleet.pools")
 
 R = TypeVar("R")
+STALL_S = 5.0
+"""How long a stop waits before it looks whether it is the disk that keeps it."""
 CLOSE_S = 10.0
 """How long the workers may take to end once the daemon has interrupted them."""
 NOBODY_ASKS = (
@@ -114,18 +117,26 @@ class Pools:
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Accept nothing more, give tasks in flight `grace_s` seconds, then leave the rest to the next start.
 
-        Idempotent. The ledger is the caller's to close.
+        Idempotent. The ledger is the caller's to close. A caller that gives up does not undo it; whoever calls it again
+        waits for the same end.
         """
         state = self._state
-        if state.closing:
-            return
-        state.closing = True
-        state.closed.set()
+        if state.ending is None:
+            state.closed.set()
+            state.ending = asyncio.get_running_loop().create_task(self._close(grace_s))
+        await asyncio.shield(state.ending)
+
+    async def _close(self, grace_s: float) -> None:
+        state = self._state
         if state.tasks:
             await asyncio.wait(tuple(state.tasks), timeout=CLOSE_S)
         live = [hosted.pool for hosted in state if hosted.pool is not None]
-        await asyncio.gather(*(pool.suspend(grace_s=grace_s) for pool in live))
+        ends = [asyncio.ensure_future(pool.suspend(grace_s=grace_s)) for pool in live]
+        if ends:
+            # Not for ever: a full disk lets no task end, and what cannot be written counts as interrupted.
+            await asyncio.wait(ends, timeout=grace_s + CLOSE_S)
         _ = await self._runtime.close(deadline_s=CLOSE_S)
+        await asyncio.gather(*ends)
 
     def _asked(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         """Answer a worker's question at once: nobody watches a worker, and a prompt nobody sees would hang it."""
@@ -140,15 +151,18 @@ class Pools:
             logger.debug("a worker's question ended before it was turned down: %s", exc)
 
     def _open(self) -> None:
-        if self._state.closing:
+        if self._state.ending is not None:
             raise DaemonError("the fleet is shutting down and accepts nothing more; try again in a moment")
 
     async def _whole(self, work: Coroutine[Any, Any, R]) -> R:
         """Carry several durable steps through, though the caller may give up meanwhile."""
+        return await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)
         self._state.tasks.add(task)
         task.add_done_callback(self._state.ended)
-        return await asyncio.shield(task)
+        return task
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -211,19 +225,34 @@ class Pools:
         return (await self._whole(self._scale(hosted, self._live(hosted), size, role))).view()
 
     async def _scale(self, hosted: HostedPool, pool: Pool, size: int, role: str | None) -> HostedPool:
-        await pool.scale(size, role=role)
-        spec = hosted.record.spec
-        spec = replace(spec, size={**spec.size, pool.settings.check_role(role): size})
-        await self._ledger.set_pool_spec(hosted.id, spec)
-        hosted.record = replace(hosted.record, spec=spec)
+        # One after the other: the last one asked for is what is there, and what is remembered.
+        async with hosted.scaling:
+            await pool.scale(size, role=role)
+            spec = hosted.record.spec
+            spec = replace(spec, size={**spec.size, pool.settings.check_role(role): size})
+            await self._ledger.set_pool_spec(hosted.id, spec)
+            hosted.record = replace(hosted.record, spec=spec)
         return hosted
 
     async def stop(self, name: str) -> PoolView:
         """See `PoolBoard.stop`."""
+        # Not while closing: what waits was left to the next start, and one that is stopped has none.
+        self._open()
         hosted = self._state.find(name)
         if hosted is None:
             return view_of(await self._stored(name), None)  # it was stopped before: idempotent
-        return await self._whole(self._stop(hosted))
+        if hosted.stopping is None or hosted.stopping.done():
+            hosted.stopping = self._begin(self._stop(hosted))
+        stopping = hosted.stopping
+        self._ledger.hurry()
+        while not stopping.done():
+            await asyncio.wait({stopping}, timeout=STALL_S)
+            if not stopping.done() and self._ledger.trouble is not None:
+                raise StoreUnavailable(
+                    f"pool {hosted.name!r} is being stopped, which cannot be written down yet: "
+                    f"{self._ledger.trouble}, and so does the stop"
+                )
+        return stopping.result()
 
     async def _stop(self, hosted: HostedPool) -> PoolView:
         now = self._runtime.clock.time()

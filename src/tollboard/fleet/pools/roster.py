@@ -14,7 +14,8 @@ class PoolRoster:
     """The pools that are not stopped, and what is under way with them."""
 
     def __init__(self) -> None:
-        self.closing = False
+        self.ending: asyncio.Task[None] | None = None
+        """What closes everything, once that has begun."""
         self.closed = asyncio.Event()
         self._by_name: dict[str, HostedPool] = {}
         self._by_id: dict[str, HostedPool] = {}

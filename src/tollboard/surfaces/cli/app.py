@@ -42,10 +42,22 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", autoco
 AnyName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="The session.", autocompletion=complete_session)
 ]
+
+
+def given_path(value: str | Path) -> Path:
+    """Return a path that was given. An empty text is none: it is mostly a variable that was not set."""
+    if value == "":
+        raise typer.BadParameter("an empty text is no path")
+    return Path(value)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Home = Annotated[
     Path | None,
-    typer.Option("--home", metavar="DIR", help="The state directory (otherwise $TOLLBOARD_HOME, or the default)."),
+    typer.Option(
+        "--home", metavar="DIR", parser=given_path,
+        help="The state directory (otherwise $TOLLBOARD_HOME, or the default).",
+    ),
 ]  # fmt: skip
 
 

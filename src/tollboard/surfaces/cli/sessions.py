@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.surfaces.cli.app import SESSIONS, Name, command
+from tollboard.surfaces.cli.app import SESSIONS, Name, command, given_path
 from tollboard.surfaces.cli.completion import complete_backend
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.listing import state_of
@@ -27,7 +27,7 @@ def start(
     cli: Cli,
     name: Annotated[str, typer.Argument(metavar="NAME", help="1 to 64 letters, digits, '.', '_' or '-'.")],
     path: Annotated[
-        Path, typer.Option("--path", "-C", metavar="DIR", help="The working directory.")
+        Path, typer.Option("--path", "-C", metavar="DIR", parser=given_path, help="The working directory.")
     ] = Path(),
     backend: Annotated[
         str,
@@ -58,8 +58,7 @@ def start(
     options = parse_options(option or ())
     if model is not None:
         options["model"] = model
-    where = path.expanduser().absolute()
-    status = cli.run(lambda board: board.start_session(name, path=str(where), backend=backend, **options))
+    status = cli.run(lambda board: board.start_session(name, path=path, backend=backend, **options))
     return cli.show(status, _started)
 
 

@@ -72,10 +72,14 @@ def parse_options(given: Sequence[str]) -> dict[str, object]:
         if key in ("name", "path", "backend", "model"):
             raise Invalid(f"{key!r} is not an option of a backend; `tollboard start` has an argument for it")
         try:
-            options[key] = json.loads(value)
-        except ValueError:
+            options[key] = json.loads(value, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
             options[key] = value
     return options
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _started(out: Output, status: SessionStatus) -> None:

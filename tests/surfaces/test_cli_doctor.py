@@ -143,6 +143,8 @@ def test_a_token_that_others_may_read(home: Path, capsys: pytest.CaptureFixture[
     code, found = examine(home, capsys)
     assert (code, "chmod 600" in found["token"]["mend"]) == (1, True)
     assert "secret-token" not in json.dumps(found)
+    assert main(["token", "--home", str(home / "token")]) == 1
+    assert capsys.readouterr().err.splitlines()[1].startswith("  → it is its owner's alone")
     (home / "token").chmod(0o600)
     assert examine(home, capsys)[0] == 0
     assert main(["token", "--home", str(home)]) == 0

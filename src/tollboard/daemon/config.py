@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import sys
 import tomllib
 from dataclasses import dataclass, fields
@@ -75,15 +74,15 @@ class StateDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.path.stat()
+        except FileExistsError:
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} is not a directory; set {HOME_VARIABLE} to another place"
+            ) from None
         except OSError as exc:
             raise DaemonError(
                 f"the state directory {str(self.path)!r} cannot be made: {exc.strerror}; "
                 f"set {HOME_VARIABLE} to a place where you may write"
             ) from None
-        if not stat.S_ISDIR(found.st_mode):
-            raise DaemonError(
-                f"the state directory {str(self.path)!r} is not a directory; set {HOME_VARIABLE} to another place"
-            )
         if found.st_uid != os.geteuid():
             raise DaemonError(
                 f"the state directory {str(self.path)!r} belongs to another user (uid {found.st_uid}); set "

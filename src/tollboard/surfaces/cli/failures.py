@@ -31,7 +31,8 @@ EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
 
 DOCTOR = "look closer: tollboard doctor"
 SEE_WHY = "see why: tollboard status NAME; end it: tollboard stop NAME"
-_GENERAL = ("", DOCTOR, SEE_WHY)
+ASK_ANOTHER = "use a client whose token has the capability"
+_GENERAL = ("", DOCTOR, SEE_WHY, ASK_ANOTHER)
 """Better than nothing: what a message itself advises is better."""
 
 HINTS: dict[type[errors.TollboardError], str] = {
@@ -50,7 +51,7 @@ HINTS: dict[type[errors.TollboardError], str] = {
     errors.NotCancellable: "end the turn in flight with: tollboard interrupt NAME",
     errors.UnknownBackend: "see the backends: tollboard backends",
     errors.BackendUnavailable: DOCTOR,
-    errors.Denied: "use a client whose token has the capability",
+    errors.Denied: ASK_ANOTHER,
     errors.StoreCorrupt: DOCTOR,
     errors.StoreUnavailable: DOCTOR,
     errors.DaemonRunning: "end the other one with: tollboard shutdown, or use another --home",

@@ -87,6 +87,9 @@ class Lifecycle:
         """
         if session.stopping is None:
             session.stopping = self._task(self._stop(session, caller, drain))
+        elif not drain and session.machine is not None:
+            # It may be a drain, which waits for its turn; a stop does not. The end is one all the same.
+            _ = self._task(self._runtime.stop(session.name))
         stopping = session.stopping
         self._ledger.hurry()
         while not stopping.done():

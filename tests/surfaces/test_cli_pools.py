@@ -56,6 +56,8 @@ def test_p14_the_tour(person: Person, home: Path) -> None:
     assert person.does("pool", "scale", "trivia", "1") == "trivia has 1 worker\n"
     assert person.does("pool", "stop", "trivia") == "trivia is stopped: 1 done, 0 without an answer\n"
     assert "stopped" in person.does("pool", "list", "--all")
+    unsure = person.types("pool", "delete", "trivia")
+    assert (unsure.code, "add --yes" in unsure.err, "[y/N]" in unsure.err) == (2, True, False)
     assert person.does("pool", "delete", "trivia", "--yes") == "trivia is gone, with 1 task\n"
 
 

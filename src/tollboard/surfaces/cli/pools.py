@@ -13,7 +13,7 @@ from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, s
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
-from tollboard.surfaces.cli.sessions import parse_options
+from tollboard.surfaces.cli.sessions import can_ask, parse_options
 from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
@@ -306,6 +306,8 @@ def delete(
       tollboard pool delete reviews
     """
     if not yes:
+        if not can_ask(cli.out):
+            raise Invalid("this removes its tasks and results for good; add --yes")
         typer.confirm(f"Remove pool {name} with all its tasks and results?", abort=True, err=True)
     return cli.show(cli.run(lambda board: board.pools.delete(name)), _print_deleted)
 

@@ -128,13 +128,18 @@ def delete(
       tollboard delete api --yes
     """
     if not yes:
-        if cli.out.json or not (sys.stdin.isatty() and cli.out.terminal_beside):
+        if not can_ask(cli.out):
             raise Invalid("this removes the history for good; add --yes")
         found = cli.run(lambda board: board.status(name))
         typer.confirm(
             f"Remove {found.name} and its {count(found.turns, 'turn')} for good?", abort=True, err=True
         )
     return cli.show(cli.run(lambda board: board.delete_session(name)), _print_deleted)
+
+
+def can_ask(out: Output) -> bool:
+    """Whether a person is there who could be asked."""
+    return not out.json and sys.stdin.isatty() and out.terminal_beside
 
 
 def _print_deleted(out: Output, deleted: Deleted) -> None:

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tollboard.errors import TollboardError
 from tollboard.surfaces.cli.completion import complete_session
-from tollboard.surfaces.cli.failures import reader_gone, report
+from tollboard.surfaces.cli.failures import reader_gone, report, stopped
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import paint
 
@@ -189,6 +189,8 @@ def invocable(function: Callable[..., int | None]) -> Callable[..., int]:
             return function(cli, **given) or 0
         except TollboardError as error:
             return report(error, cli.out)
+        except KeyboardInterrupt:
+            return stopped(cli.out)
         except BrokenPipeError:
             return reader_gone()  # typer would make it a failure
 

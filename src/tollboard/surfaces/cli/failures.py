@@ -107,6 +107,13 @@ def complain(out: Output, code: str, message: str, advice: str, exit_with: int) 
     return exit_with
 
 
+def stopped(out: Output, what: str = "what was asked for may be done all the same") -> int:
+    """Return the exit code of Ctrl-C; with --json there is a document all the same."""
+    if out.json:
+        return complain(out, "stopped", f"stopped waiting; {what}", "", STOPPED_BY_USER)
+    return STOPPED_BY_USER
+
+
 def reader_gone() -> int:
     """Return the exit code for output that nobody reads any more (`head`, a pager that was left)."""
     forget(sys.stdout)

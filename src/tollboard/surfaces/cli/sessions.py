@@ -13,6 +13,7 @@ import typer
 from tollboard.errors import Invalid
 from tollboard.surfaces.cli.app import SESSIONS, Name, command, given_path
 from tollboard.surfaces.cli.completion import complete_backend
+from tollboard.surfaces.cli.failures import stopped
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.listing import state_of
 from tollboard.surfaces.cli.output import Cell, Column, Output
@@ -99,7 +100,14 @@ def stop(
     Example:
       tollboard stop api --drain
     """
-    return cli.show(cli.run(lambda board: board.stop_session(name, drain=drain)), _print_stopped)
+    try:
+        report = cli.run(lambda board: board.stop_session(name, drain=drain))
+    except KeyboardInterrupt:
+        cli.out.beside(f"stopped waiting; {name} ends all the same", "yellow")
+        if drain:
+            cli.out.beside(f"  → now, not after its turn: tollboard stop {name}")
+        return stopped(cli.out, f"{name} ends all the same")
+    return cli.show(report, _print_stopped)
 
 
 def _print_stopped(out: Output, report: StopReport) -> None:

@@ -256,6 +256,25 @@ def test_bad_paths_and_queries(served: Served, method: str, path: str, status: i
         assert error(http.request(method, path), status)["code"] == code
 
 
+@pytest.mark.parametrize("path", [".", "src", "~nobody-of-that-name/x", ""])
+@pytest.mark.parametrize("operation", ["start_session", "check_session", "pool_start"])
+def test_a_relative_path_is_refused_where_nobody_knows_to_what(
+    served: Served, operation: str, path: str
+) -> None:
+    given = {
+        "name": "rel",
+        "path": path,
+        "backend": "echo",
+        **({"size": 1} if operation == "pool_start" else {}),
+    }
+    with served.unix() as http:
+        found = error(http.post(f"/v1/{operation}", json=given), 422)
+        assert found["code"] == "invalid_path"
+        assert found["message"] == "'' is not a path" or "give an absolute one" in found["message"]
+        home = http.post("/v1/check_session", json={"name": "rel", "path": "~", "backend": "echo"})
+        assert home.status_code == 200
+
+
 def test_a_wrong_address_says_what_to_do(served: Served) -> None:
     with served.unix() as http:
         nothing = error(http.post("/v1/" + "x" * 300), 404)["message"]

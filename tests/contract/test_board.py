@@ -146,6 +146,8 @@ async def test_what_a_session_was_started_with_can_be_asked(board: Board, work: 
         ({"name": "a/b"}, InvalidName),
         ({"backend": "nothing"}, UnknownBackend),
         ({"path": "/nowhere/at/all"}, InvalidPath),
+        ({"path": ""}, InvalidPath),
+        ({"path": "~nobody-of-that-name/x"}, InvalidPath),
         ({"colour": "green"}, InvalidOption),
         ({"watchdog_s": -1}, InvalidOption),
         ({"cwd": "/"}, Invalid),

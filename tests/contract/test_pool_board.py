@@ -98,6 +98,8 @@ async def test_what_a_pool_is_asked_to_be(board: PoolBoard, tmp_path: Path) -> N
         ({"name": "a/b"}, InvalidName),
         ({"strategy": "best"}, InvalidOption),
         ({"path": "/nowhere/at/all"}, InvalidPath),
+        ({"path": ""}, InvalidPath),
+        ({"path": "~nobody-of-that-name/x"}, InvalidPath),
         ({"backend": "nothing"}, UnknownBackend),
         ({"colour": "green"}, InvalidOption),
         ({"worker": "x"}, Invalid),

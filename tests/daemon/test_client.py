@@ -25,6 +25,7 @@ from tollboard.errors import (
     DaemonRunning,
     DaemonUnreachable,
     Denied,
+    InvalidPath,
     WireError,
 )
 from tollboard.fleet.records import FeedItem
@@ -356,3 +357,14 @@ def test_where_the_state_directory_is(tmp_path: Path, monkeypatch: pytest.Monkey
     assert state_directory().path == tmp_path / "state" / "tollboard"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert state_directory("~/x").path == tmp_path / "x"
+    with pytest.raises(InvalidPath, match="a user who does not exist"):
+        state_directory("~nobody-of-that-name/x")
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InvalidPath, match="the directory you are in is not there any more"):
+        state_directory("here")
+    assert state_directory(tmp_path).path == tmp_path

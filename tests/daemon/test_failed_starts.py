@@ -138,6 +138,9 @@ def test_a_state_directory_is_made_private_and_a_file_is_refused(tmp_path: Path)
     StateDirectory(tmp_path / "a" / "b").prepare()
     assert mode(tmp_path / "a" / "b") == 0o700
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "under"):
-        with pytest.raises(DaemonError, match="cannot be made"):
+    for place, why in (
+        (tmp_path / "file", "is not a directory"),
+        (tmp_path / "file" / "under", "cannot be made"),
+    ):
+        with pytest.raises(DaemonError, match=why):
             StateDirectory(place).prepare()

@@ -38,5 +38,9 @@ def test_a_token_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="first daemon makes it"):
         admin_token(home)
     home.token.write_bytes(b"\xff\xfe")
-    with pytest.raises(Denied, match="cannot be read"):
+    with pytest.raises(Denied, match="not text; remove it"):
         admin_token(home)
+    with pytest.raises(
+        Denied, match="cannot be read: Not a directory; it is its owner's alone: be that user"
+    ):
+        admin_token(StateDirectory(home.token))

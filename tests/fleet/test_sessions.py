@@ -282,14 +282,16 @@ async def test_s08_a_drained_session_finishes_its_turn_first(fleet: Fleet) -> No
 
 async def test_s08_a_stop_does_not_wait_for_the_turn_that_a_drain_waits_for(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
-    refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
-    await fleet.gated.reached(refs[0])
+    first = await fleet.board.send("api", "one")
+    second = await fleet.board.send("api", "two", queue=True)
+    await fleet.gated.running.wait()
     draining = asyncio.ensure_future(fleet.board.stop_session("api", drain=True))
-    await asyncio.sleep(0)
+    await fleet.board.wait([second], timeout=10)
     report = await fleet.board.stop_session("api")
-    assert await draining == report
-    reasons = [(await failed(fleet.board, "api", ref)).reason for ref in refs]
-    assert reasons == ["stopped", "draining"]
+    assert report == await draining
+    assert report.failed == (first, second)
+    assert (await failed(fleet.board, "api", first)).reason == "stopped"
+    assert await fleet.board.list_sessions() == ()
 
 
 async def test_s08_two_stops_at_once_are_one(fleet: Fleet) -> None:
@@ -311,7 +313,7 @@ async def test_u20_a_stop_whose_caller_gives_up_goes_on(fleet: Fleet) -> None:
     with pytest.raises(asyncio.CancelledError):
         await stopping
     fleet.gated.gate.set()
-    assert (await fleet.board.stop_session("api")).failed == ()
+    assert (await fleet.board.stop_session("api", drain=True)).failed == ()
     await fleet.start()
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.surfaces.person import UUID, Person
 from tollboard.errors import DaemonUnreachable
 from tollboard.surfaces.cli import following, main
+from tollboard.surfaces.cli.invocation import Cli
 
 
 @pytest.fixture
@@ -108,6 +109,12 @@ def test_a_directory_that_vanished_is_named(person: Person, home: Path) -> None:
         (["wait", "nope"], 3, "nope"),
         (["cancel", "api", "nope"], 3, "nope"),
         (["halt"], 2, "--all"),
+        (["start", "x", "--backend", "echo", "--path", ""], 2, "no path"),
+        (["start", "x", "--backend", "echo", "--path", "~nobody-of-that-name"], 2, "does not exist"),
+        (["pool", "start", "x", "--size", "1", "--backend", "echo", "--path", ""], 2, "no path"),
+        (["list", "--home", ""], 2, "no path"),
+        (["start", "x", "--backend", "echo", "-o", "delay=NaN"], 2, "not 'NaN'"),
+        (["start", "x", "--backend", "echo", "-o", "delay=" + "[" * 100_000], 2, "must be a number"),
         (["halt", "api", "--all"], 2, "--all"),
         (["delete", "api"], 2, "--yes"),
         (["delete", "api", "--yes"], 1, "stop it"),
@@ -229,6 +236,12 @@ def test_send_wait_gives_up_after_the_timeout_and_the_turn_goes_on(person: Perso
     assert said.code == 5
     assert "goes on" in said.err
     assert "tollboard interrupt deploy --ref" in said.err
+    said = person.types("send", "deploy", "x", "--wait", "-q", "-t", "0")
+    assert "the prompt is still queued for deploy" in said.err
+    ref = UUID.search(said.err)
+    assert ref is not None
+    assert f"tollboard cancel deploy {ref[0]}" in said.err
+    person.does("cancel", "deploy", ref[0])
     assert (
         person.types("send", "deploy", "x", "--wait", "-q", "-t", "0", "--json").json["status"] == "pending"
     )
@@ -245,6 +258,8 @@ def test_ctrl_c_while_waiting_says_that_the_turn_goes_on(
     assert said.code == 130
     assert "the turn of api goes on" in said.err
     assert UUID.search(said.err)
+    assert "tollboard cancel" not in said.err
+    assert "while it is queued: tollboard cancel api" in api.types("send", "api", "go", "--wait", "-q").err
     assert api.types("send", "api", "go", "--wait", "-q", "--json").json["error"]["code"] == "stopped"
 
 
@@ -259,6 +274,41 @@ def test_ctrl_c_in_wait_says_that_the_turns_go_on(
     said = api.types("wait", "some-ref", *json)
     assert said.code == 130
     assert "the turns go on" in (said.json["error"]["message"] if json else said.err)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_session_is_drained_says_that_it_ends(
+    api: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cli, "run", interrupted)
+    said = api.types("stop", "api", "--drain")
+    assert (said.code, said.out) == (130, "")
+    assert "api ends all the same" in said.err
+    assert "now, not after its turn: tollboard stop api" in said.err
+    assert "not after its turn" not in api.types("stop", "api").err
+    assert api.types("stop", "api", "--json").json["error"]["message"].endswith("api ends all the same")
+
+
+def test_ctrl_c_leaves_one_document_with_json(api: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cli, "run", interrupted)
+    said = api.types("inbox", "--wait", "60", "--json")
+    assert (said.code, said.json["error"]["code"]) == (130, "stopped")
+    said = api.types("inbox", "--wait", "60")
+    assert (said.code, said.out, said.err) == (130, "", "")
+
+
+def test_a_daemon_lost_while_one_waits_says_that_nothing_is(
+    api: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object, **__: object) -> None:
+        raise DaemonUnreachable("the daemon went away")
+
+    monkeypatch.setattr(following, "wait_for", lost)
+    said = api.types("wait", "one", "two")
+    assert (said.code, "wait again: tollboard wait one two" in said.err) == (1, True)
 
 
 def test_a_lost_daemon_does_not_lose_the_ref(api: Person, monkeypatch: pytest.MonkeyPatch) -> None:

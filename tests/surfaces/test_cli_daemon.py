@@ -39,6 +39,13 @@ class Shell:
             env=environment, **options,
         )  # fmt: skip
 
+    def through(self, redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the program as a shell does behind a redirection."""
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *words], capture_output=True, text=True,
+            timeout=60, check=False, cwd=self.home, env=self.environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
     def does(self, *words: str) -> str:
         run = self.run(*words)
         assert run.returncode == 0, run.stderr
@@ -137,6 +144,45 @@ def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
     assert printing.returncode == 141
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("words", ["version", "--help", "nope --json"])
+def test_output_that_cannot_be_written_is_no_traceback(shell: Shell, words: str) -> None:
+    run = shell.through(">/dev/full", *words.split())
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == [
+        "error: standard output cannot be written: No space left on device",
+        "  → what was asked for may have been done all the same: look before you repeat it",
+    ]
+    # What is said beside the output changes nothing.
+    assert shell.through("2>/dev/full", "start", "a b", "-b", "echo").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "code"),
+    [
+        (">&-", "list", 0),
+        (">&- 2>&- <&-", "list --json", 0),
+        ("2>&-", "send api", 2),
+        ("2>&-", "status nope", 3),
+        ("<&-", "send api -", 2),
+        ("<&-", "review", 2),
+        ("<&-", "delete api", 2),
+        ("<&-", "mcp", 0),
+    ],
+)
+def test_a_closed_stream_is_an_empty_one(shell: Shell, closed: str, words: str, code: int) -> None:
+    run = shell.through(closed, *words.split())
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(shell: Shell, home: Path) -> None:
+    (home / "file").touch()
+    run = shell.run("mcp", "install", "codex", env={"HOME": str(home / "file")})
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert run.stderr.startswith(f"error: '{home / 'file'}")
 
 
 def test_a_daemon_that_dies_while_one_waits(shell: Shell) -> None:

@@ -143,6 +143,8 @@ def test_a_token_that_others_may_read(home: Path, capsys: pytest.CaptureFixture[
     code, found = examine(home, capsys)
     assert (code, "chmod 600" in found["token"]["mend"]) == (1, True)
     assert "secret-token" not in json.dumps(found)
+    assert main(["token", "--home", str(home / "token")]) == 1
+    assert capsys.readouterr().err.splitlines()[1].startswith("  → it is its owner's alone")
     (home / "token").chmod(0o600)
     assert examine(home, capsys)[0] == 0
     assert main(["token", "--home", str(home)]) == 0
@@ -184,3 +186,31 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["completion", shell]) == 0
     assert "_TOLLBOARD_COMPLETE" in capsys.readouterr().out
     assert main(["completion", "csh"]) == 2
+
+
+def test_settings_that_no_daemon_starts_with(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "tollboard.toml").write_text("tcp_prt = 1\n")
+    code, found = examine(home, capsys)
+    assert (code, found["settings"]["state"]) == (1, "broken")
+    assert "unknown setting 'tcp_prt'" in found["settings"]["detail"]
+    (home / "tollboard.toml").write_text("grace_s = 1\n")
+    code, found = examine(home, capsys)
+    assert (code, found["settings"]["state"]) == (0, "ok")
+
+
+def test_a_directory_that_cannot_be_looked_into(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = examine(home / ("x" * 300), capsys)
+    assert code == 1
+    assert {found[name]["state"] for name in ("directory", "database", "daemon")} == {"broken"}
+    assert "name too long" in found["directory"]["detail"]
+
+
+def test_a_database_that_may_not_be_written(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_database(home)
+    database = home / "tollboard.db"
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != database)
+    _, found = examine(home, capsys)
+    assert found["database"]["state"] == "broken"
+    assert found["database"]["mend"].startswith(f"chmod 600 {database}")

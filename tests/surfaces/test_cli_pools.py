@@ -19,7 +19,7 @@ import pytest
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.person import UUID, Person
 from tollboard.pool.records import Task
-from tollboard.surfaces.cli import pool_tasks, progress
+from tollboard.surfaces.cli import main, pool_tasks, progress
 from tollboard.surfaces.cli.completion import complete_pool
 from tollboard.surfaces.cli.task_files import MAX_LINE_BYTES, open_tasks
 
@@ -56,6 +56,8 @@ def test_p14_the_tour(person: Person, home: Path) -> None:
     assert person.does("pool", "scale", "trivia", "1") == "trivia has 1 worker\n"
     assert person.does("pool", "stop", "trivia") == "trivia is stopped: 1 done, 0 without an answer\n"
     assert "stopped" in person.does("pool", "list", "--all")
+    unsure = person.types("pool", "delete", "trivia")
+    assert (unsure.code, "add --yes" in unsure.err, "[y/N]" in unsure.err) == (2, True, False)
     assert person.does("pool", "delete", "trivia", "--yes") == "trivia is gone, with 1 task\n"
 
 
@@ -280,7 +282,14 @@ def test_p06_failed_tasks_are_shown(person: Person) -> None:
     assert person.types("pool", "results", "good", "--failed").out == ""
 
 
-def test_results_as_csv_hold_what_agents_wrote(p: Person) -> None:
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_results_as_csv_hold_what_agents_wrote(p: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     nasty = 'a "quoted", line\nand\r\nanother ü \x1b[31m'
     p.does("pool", "submit", "p", nasty, "--wait")
     header, row = csv.reader(io.StringIO(p.does("pool", "results", "p", "--csv"), newline=""))
@@ -292,6 +301,17 @@ def test_results_as_csv_hold_what_agents_wrote(p: Person) -> None:
         f"echo: {nasty}",
     )
     assert "\x1b" not in p.does("pool", "results", "p"), "a table drives no terminal"
+    shown = Screen()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", shown)
+        assert main(("pool", "results", "p", "--csv")) == 0
+    assert "\\x1b[31m" in shown.getvalue()
+    assert "\x1b" not in shown.getvalue(), "nor do values on a terminal"
+    narrow = io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", narrow)
+        assert main(("pool", "results", "p", "--csv")) == 0
+    assert b"another \\xfc" in raw.getvalue()
     assert p.types("pool", "results", "p", "--csv", "--json").code == 2
 
 

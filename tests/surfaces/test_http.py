@@ -256,6 +256,33 @@ def test_bad_paths_and_queries(served: Served, method: str, path: str, status: i
         assert error(http.request(method, path), status)["code"] == code
 
 
+@pytest.mark.parametrize("path", [".", "src", "~nobody-of-that-name/x", ""])
+@pytest.mark.parametrize("operation", ["start_session", "check_session", "pool_start"])
+def test_a_relative_path_is_refused_where_nobody_knows_to_what(
+    served: Served, operation: str, path: str
+) -> None:
+    given = {
+        "name": "rel",
+        "path": path,
+        "backend": "echo",
+        **({"size": 1} if operation == "pool_start" else {}),
+    }
+    with served.unix() as http:
+        found = error(http.post(f"/v1/{operation}", json=given), 422)
+        assert found["code"] == "invalid_path"
+        assert found["message"] == "'' is not a path" or "give an absolute one" in found["message"]
+        home = http.post("/v1/check_session", json={"name": "rel", "path": "~", "backend": "echo"})
+        assert home.status_code == 200
+
+
+def test_a_wrong_address_says_what_to_do(served: Served) -> None:
+    with served.unix() as http:
+        nothing = error(http.post("/v1/" + "x" * 300), 404)["message"]
+        assert "/openapi.json" in nothing
+        assert len(nothing) < 300
+        assert error(http.get("/v1/send"), 405)["message"] == "'/v1/send' does not take GET; use POST"
+
+
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 30, "\u00b2"])
 def test_a_bad_last_event_id(served: Served, last: str) -> None:
     with served.unix() as http:
@@ -283,6 +310,12 @@ def test_the_description_is_complete(served: Served) -> None:
         for described in methods.values():
             assert {"401", "403"} <= described["responses"].keys(), path
             assert described["security"], path
+            body = described.get("requestBody")
+            if body is not None:
+                schema = body["content"]["application/json"]["schema"]
+                assert body["required"] == bool(schema.get("required")), (
+                    f"{path} may be called without a body"
+                )
 
 
 def test_s20_the_description_is_valid_openapi(served: Served) -> None:

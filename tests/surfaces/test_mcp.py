@@ -264,6 +264,15 @@ async def test_s27_nothing_is_started_above_what_a_person_allowed(
         assert await boards.fleet.list_sessions() == ()
 
 
+@pytest.mark.parametrize("policy", [Policy(), Policy(roots=("/src", str(Path.cwd())))])
+@pytest.mark.parametrize("path", ["", "a\0b", "~nobody-of-that-name"])
+async def test_a_path_that_is_none_is_refused(boards: Boards, policy: Policy, path: str) -> None:
+    async with McpClient(make_server(Reach(boards, policy))) as client:
+        host = Host(client, boards, Path("/"))
+        error = await host.fails("switchboard_start_session", name="a", path=path, backend="echo")
+        assert error["error"] == "invalid_path"
+
+
 # -- resources, prompts, completion
 
 

@@ -109,6 +109,32 @@ def test_whatever_standard_input_is_it_ends_with_it(home: Path, tmp_path: Path, 
         assert answers[-1]["result"]["serverInfo"]["name"] == "tollboard"
 
 
+def test_a_request_that_cannot_be_read_is_answered(home: Path) -> None:
+    call = b'{"jsonrpc":"2.0","id":%b,"method":"tools/call","params":%b}\n'
+    said = [
+        call % (b"2", rb'{"name":"switchboard_send","arguments":{"name":"a","prompt":"half: \ud800"}}'),
+        call % (b'"three"', b"[1]"),
+        call % (b"4", b'{"name":"\xff"}'),
+        call % (b"5", b"[" * 500 + b"]" * 500),
+        b'{"jsonrpc":"2.0","id":6}\n',
+        # Nobody waits for an answer to these.
+        b'{"jsonrpc":"2.0","id":7,"result":1}\n',
+        b'{"id":true,"method":"ping"}\n',
+        b"[[[\n",
+        b'{"jsonrpc":"2.0","id":8,"method":"ping"}\n',
+    ]
+    with DaemonProcess(home):
+        done = subprocess.run(
+            [sys.executable, "-m", "tollboard", "--home", str(home), "mcp"],
+            input=json.dumps(HELLO).encode() + b"\n" + b"".join(said), stdout=subprocess.PIPE, timeout=60, check=True,
+        )  # fmt: skip
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    codes = {id: answer["error"]["code"] for id, answer in answers.items() if "error" in answer}
+    assert codes == {2: -32700, "three": -32600, 4: -32700, 5: -32700, 6: -32600}
+    assert set(answers) - set(codes) == {1, 8}
+    assert "whole Unicode characters" in answers[2]["error"]["message"]
+
+
 async def test_a_long_message_goes_both_ways_and_nothing_else_reaches_the_wire(
     home: Path, tmp_path: Path
 ) -> None:

@@ -175,7 +175,7 @@ class _Daemon:
     def _settings(self, home_id: str) -> FleetSettings:
         config = self._config
         return FleetSettings(
-            home_id=home_id, roots=config.roots, backends=config.backends,
+            absolute_paths=True, home_id=home_id, roots=config.roots, backends=config.backends,
             max_prompt_bytes=config.max_prompt_bytes, max_summary_bytes=config.max_summary_bytes,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from tollboard.daemon.config import StateDirectory, state_directory
+from tollboard.daemon.config import StateDirectory, absolute, state_directory
 from tollboard.daemon.connection import END_TIMEOUT_S, Connection, logger
 from tollboard.daemon.following import follow
 from tollboard.daemon.pool_client import PoolClient
@@ -153,7 +153,7 @@ class Client:
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionStatus:
         """See `Board.start_session`. A relative path is this process's, not the daemon's."""
-        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        real = absolute(path)
         return cast(
             "SessionStatus",
             await self._call("start_session", name=name, path=real, backend=backend, options=options),
@@ -163,7 +163,7 @@ class Client:
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionDefinition:
         """See `Board.check_session`. A relative path is this process's, not the daemon's."""
-        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        real = absolute(path)
         return cast(
             "SessionDefinition",
             await self._call("check_session", name=name, path=real, backend=backend, options=options),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import sys
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tollboard.errors import DaemonError, InvalidOption
+from tollboard.errors import DaemonError, InvalidOption, InvalidPath
 from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
 
 HOME_VARIABLE = "TOLLBOARD_HOME"
@@ -75,15 +74,15 @@ class StateDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.path.stat()
+        except FileExistsError:
+            raise DaemonError(
+                f"the state directory {str(self.path)!r} is not a directory; set {HOME_VARIABLE} to another place"
+            ) from None
         except OSError as exc:
             raise DaemonError(
                 f"the state directory {str(self.path)!r} cannot be made: {exc.strerror}; "
                 f"set {HOME_VARIABLE} to a place where you may write"
             ) from None
-        if not stat.S_ISDIR(found.st_mode):
-            raise DaemonError(
-                f"the state directory {str(self.path)!r} is not a directory; set {HOME_VARIABLE} to another place"
-            )
         if found.st_uid != os.geteuid():
             raise DaemonError(
                 f"the state directory {str(self.path)!r} belongs to another user (uid {found.st_uid}); set "
@@ -115,7 +114,24 @@ def state_directory(home: str | os.PathLike[str] | None = None) -> StateDirector
         from platformdirs import user_state_path
 
         chosen = user_state_path("tollboard")
-    return StateDirectory(Path(chosen).expanduser().absolute())
+    return StateDirectory(Path(absolute(chosen)))
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return a path as this process means it, for the daemon, which works elsewhere.
+
+    An empty one is left to whoever takes paths to refuse: it is a variable that was not set, not the working directory.
+    Raises InvalidPath when it cannot be told which directory is meant.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        raise InvalidPath(f"{text!r} names the home of a user who does not exist; give another path")
+    try:
+        return os.path.abspath(text) if text else text
+    except FileNotFoundError:
+        raise InvalidPath(
+            "the directory you are in is not there any more; change to another one, or give an absolute path"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

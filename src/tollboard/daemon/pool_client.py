@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, cast
 
+from tollboard.daemon.config import absolute
 from tollboard.errors import Overloaded, RateLimited
 from tollboard.fleet.pools.board import (
     DEFAULT_MAX_QUEUED,
@@ -40,7 +40,7 @@ class PoolClient:
         **options: object,
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`. A relative path is this process's, not the daemon's."""
-        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        real = absolute(path)
         view = await self._call(
             "pool_start", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
             rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,
@@ -55,7 +55,7 @@ class PoolClient:
         **options: object,
     ) -> PoolSpec:  # fmt: skip
         """See `PoolBoard.check`. A relative path is this process's, not the daemon's."""
-        real = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        real = absolute(path)
         spec = await self._call(
             "pool_check", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
             rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,

@@ -15,8 +15,15 @@ def admin_token(home: StateDirectory) -> str:
         return home.token.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise NotFound(f"there is no token yet at {str(home.token)!r}; the first daemon makes it") from None
-    except (OSError, ValueError):
-        raise Denied(f"the token {str(home.token)!r} cannot be read; it is its owner's alone") from None
+    except OSError as exc:
+        raise Denied(
+            f"the token {str(home.token)!r} cannot be read: {exc.strerror}; it is its owner's alone: be that user, or "
+            "use another state directory"
+        ) from None
+    except ValueError:
+        raise Denied(
+            f"the token {str(home.token)!r} is not text; remove it, and the next daemon makes a new one"
+        ) from None
 
 
 def narrow_token(home: StateDirectory, capabilities: Iterable[str], name: str) -> str:

@@ -30,6 +30,8 @@ class FleetSettings:
     roots: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     """The only backends it may use; empty means all."""
+    absolute_paths: bool = False
+    """Refuse relative ones: who asks a daemon stands in another directory than it does."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
     revive_timeout_s: float = 10.0
@@ -51,7 +53,12 @@ class FleetSettings:
             raise InvalidPath(
                 f"the path {text!r} is not valid UTF-8, so it cannot be kept; rename the directory"
             )
-        real = os.path.realpath(os.path.expanduser(text))
+        expanded = os.path.expanduser(text)
+        if self.absolute_paths and not os.path.isabs(expanded):
+            raise InvalidPath(
+                f"the path {text!r} is relative, to what cannot be known here; give an absolute one"
+            )
+        real = os.path.realpath(expanded)
         if not os.path.isdir(real):
             what = "is not a directory" if os.path.exists(real) else "does not exist"
             raise InvalidPath(f"the working directory {real!r} {what}; create it or give another path")

@@ -40,7 +40,7 @@ _STAND_INS: Mapping[str, Table] = {"model": {"model": "of each session"}}
 
 def read_fleet(path: str | os.PathLike[str], backends: BackendDirectory | None = None) -> Fleet:
     """See `Fleet.read`."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     reader = _Reader(_load(file), str(path), file.absolute().parent, backends or built_in)
     reader.check_shared()
     reader.stop_if_faulty()

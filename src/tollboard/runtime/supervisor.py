@@ -58,6 +58,13 @@ class Stopped:
     processes: ProcessReport
 
 
+def _with_running(done: Stopped, running: Request | None, outcome: Reason) -> Stopped:
+    """Return the report that names the turn in flight, which ended itself with `stopped`, like those that waited."""
+    if running is None or running.ref in done.failed or not _ended_with(running, outcome):
+        return done
+    return Stopped((running.ref, *done.failed), done.processes)
+
+
 def _ended_with(request: Request, reason: Reason) -> bool:
     return isinstance(request.outcome, Failed) and request.outcome.reason is reason
 
@@ -115,9 +122,12 @@ class Supervisor:
         self._recipes.pop(machine.name, None)
         task = self._ends.get(machine)
         if task is None:
+            running = machine.turn.request if machine.turn is not None else None
             queued = machine.drain()
             end_unrun(machine, queued, Failed(Reason.DRAINING))
-            task = self._begin(machine, self._drain(machine, tuple(request.ref for request in queued)))
+            task = self._begin(
+                machine, self._drain(machine, tuple(request.ref for request in queued), running)
+            )
         return task
 
     def crashed(self, machine: Machine, reason: str, outcome: Reason = Reason.CRASHED) -> None:
@@ -137,13 +147,9 @@ class Supervisor:
     async def _stop(self, machine: Machine, reason: str, outcome: Reason, running: Request | None) -> Stopped:
         if machine.rested is not None:
             await asyncio.shield(machine.rested)
-        done = await self._end(machine, reason, outcome)
-        if running is None or running.ref in done.failed or not _ended_with(running, outcome):
-            return done
-        # The turn in flight ended itself with `stopped`; the report names it like those that waited.
-        return Stopped((running.ref, *done.failed), done.processes)
+        return _with_running(await self._end(machine, reason, outcome), running, outcome)
 
-    async def _drain(self, machine: Machine, failed: tuple[str, ...]) -> Stopped:
+    async def _drain(self, machine: Machine, failed: tuple[str, ...], running: Request | None) -> Stopped:
         if machine.rested is not None:
             await asyncio.shield(machine.rested)
         if machine.phase in (Phase.IDLE, Phase.PROCESSING):
@@ -151,7 +157,8 @@ class Supervisor:
             if machine.rested is not None and not machine.rested.done():
                 await asyncio.shield(machine.rested)
         done = await self._end(machine, "drained", Reason.DRAINING)
-        return Stopped((*failed, *done.failed), done.processes)
+        # A stop that came meanwhile has ended the turn that was waited for.
+        return _with_running(Stopped((*failed, *done.failed), done.processes), running, Reason.STOPPED)
 
     async def _crash(self, machine: Machine, reason: str, outcome: Reason) -> Stopped:
         runtime = self._runtime

@@ -23,7 +23,7 @@ import tollboard
 from tollboard.errors import DaemonError, StaleOwner, TollboardError, WireError
 from tollboard.fleet.records import FeedItem
 from tollboard.operations.access import Access, Capability
-from tollboard.operations.arguments import Follow, NoArguments
+from tollboard.operations.arguments import MAX_WORD, Follow, NoArguments
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
 from tollboard.operations.wire import (
     STREAM_ERROR,
@@ -140,7 +140,9 @@ def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> Run:
         f"/v1/{operation.name}", run, methods=["POST"], operation_id=operation.name, summary=operation.summary,
         description=_description(operation), response_model=None,
         responses={200: {"description": "Done.", "content": {"application/json": {"schema": gives}}}, **_REFERRED},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": body}}},
+        openapi_extra={
+            "requestBody": {"required": bool(takes.get("required")), "content": {"application/json": body}}
+        },
     )  # fmt: skip
     return run
 
@@ -327,11 +329,16 @@ async def _on_validation(_: Request, exc: Exception) -> JSONResponse:
     return answer(WireError(f"events_stream: {describe(faults, Follow.model_fields)}"))
 
 
-async def _on_http(_: Request, exc: Exception) -> JSONResponse:
+async def _on_http(request: Request, exc: Exception) -> JSONResponse:
     """Say in our own form that there is no such route, or not with this method."""
     assert isinstance(exc, HTTPException)
-    code = "not_found" if exc.status_code == 404 else WireError.code
-    body = ErrorAnswer(error=ErrorBody(code=code, message=str(exc.detail)))
+    path = request.url.path[:MAX_WORD]
+    code, message = WireError.code, str(exc.detail)
+    if exc.status_code == 404:
+        code, message = "not_found", f"there is nothing at {path!r}; /openapi.json describes what there is"
+    elif exc.status_code == 405 and exc.headers is not None:
+        message = f"{path!r} does not take {request.method}; use {exc.headers['Allow']}"
+    body = ErrorAnswer(error=ErrorBody(code=code, message=message))
     return JSONResponse(body.model_dump(), status_code=exc.status_code, headers=exc.headers)
 
 

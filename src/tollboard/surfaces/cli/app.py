@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tollboard.errors import TollboardError
 from tollboard.surfaces.cli.completion import complete_session
-from tollboard.surfaces.cli.failures import reader_gone, report
+from tollboard.surfaces.cli.failures import reader_gone, report, stopped
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import paint
 
@@ -42,10 +42,22 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", autoco
 AnyName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="The session.", autocompletion=complete_session)
 ]
+
+
+def given_path(value: str | Path) -> Path:
+    """Return a path that was given. An empty text is none: it is mostly a variable that was not set."""
+    if value == "":
+        raise typer.BadParameter("an empty text is no path")
+    return Path(value)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Home = Annotated[
     Path | None,
-    typer.Option("--home", metavar="DIR", help="The state directory (otherwise $TOLLBOARD_HOME, or the default)."),
+    typer.Option(
+        "--home", metavar="DIR", parser=given_path,
+        help="The state directory (otherwise $TOLLBOARD_HOME, or the default).",
+    ),
 ]  # fmt: skip
 
 
@@ -177,6 +189,8 @@ def invocable(function: Callable[..., int | None]) -> Callable[..., int]:
             return function(cli, **given) or 0
         except TollboardError as error:
             return report(error, cli.out)
+        except KeyboardInterrupt:
+            return stopped(cli.out)
         except BrokenPipeError:
             return reader_gone()  # typer would make it a failure
 

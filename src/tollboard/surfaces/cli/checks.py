@@ -98,8 +98,17 @@ def database(places: StateDirectory) -> Check:
     from tollboard.store.opening import Place, version_of
 
     path, name = places.database, "database"
-    if not path.exists():
+    try:
+        found_file = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return Check(name, "ok", f"{path} does not exist yet; the first daemon makes it")
+    except OSError as wrong:
+        return Check(name, "broken", f"{path}: {wrong.strerror}", "mend its directory first, or use --home")
+    if not os.access(path, os.R_OK | os.W_OK):
+        return Check(
+            name, "broken", f"{path} cannot be read and written (mode {stat.S_IMODE(found_file.st_mode):04o})",
+            f"chmod 600 {path}; is the disk read-only?",
+        )  # fmt: skip
     try:
         connection = Place(path).reader()
         try:
@@ -113,7 +122,7 @@ def database(places: StateDirectory) -> Check:
         return Check(name, "broken", f"{path}: {wrong}", f"restore {path} from a copy; check the disk")
     if found != ["ok"]:
         return Check(name, "broken", f"{path} is damaged: {'; '.join(found)}", f"restore {path} from a copy")
-    size = path.stat().st_size / (1 << 20)
+    size = found_file.st_size / (1 << 20)
     return Check(name, "ok", f"{path}, schema {version or 'none yet'}, {size:,.1f} MiB, sound")
 
 
@@ -135,10 +144,25 @@ def daemon(places: StateDirectory, running: Daemon | TollboardError, version: st
         return Check(name, "broken", *parted(str(running)))
     if not isinstance(running, DaemonUnreachable):
         return Check(name, "broken", str(running), f"see {places.log}")
-    if places.socket.exists():
+    if os.path.exists(places.socket):
         detail = f"not running, but {places.socket} was left behind by one that was killed"
         return Check(name, "warning", detail, "nothing to do: the next command replaces it")
     return Check(name, "ok", "not running; any command starts it")
+
+
+def settings(places: StateDirectory) -> Check | None:
+    """Look at `tollboard.toml` as the daemon does when it starts; `None` when there is none."""
+    from tollboard.daemon.config import read_config
+
+    if not os.path.exists(places.config):
+        return None
+    try:
+        read_config(places.config)
+    except TollboardError as wrong:
+        return Check(
+            "settings", "broken", str(wrong), "mend the file, or remove it: no daemon starts with it"
+        )
+    return Check("settings", "ok", f"{places.config}; a running daemon has them from its start")
 
 
 def token(places: StateDirectory) -> Check | None:

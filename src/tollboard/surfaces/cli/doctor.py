@@ -47,10 +47,11 @@ def examine(cli: Cli) -> list[Check]:
     backends: Sequence[Check] = (
         running.backends if isinstance(running, checks.Daemon) else asyncio.run(checks.own_backends())
     )
-    token = checks.token(where)
+    settings, token = checks.settings(where), checks.token(where)
     return [
         checks.python(),
         checks.directory(where),
+        *([settings] if settings else []),
         checks.database(where),
         checks.daemon(where, running, own_version()),
         *([token] if token else []),

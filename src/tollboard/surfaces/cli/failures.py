@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+from typing import TextIO
 
 from tollboard import errors
-from tollboard.surfaces.cli.output import Output, paint, write
+from tollboard.surfaces.cli.output import Output, paint, write_beside
 from tollboard.surfaces.cli.text import safe
 
 DONE, FAILED, MISUSED, NOT_FOUND, BUSY, TIMED_OUT, STOPPED_BY_USER = 0, 1, 2, 3, 4, 5, 130
@@ -30,7 +31,8 @@ EXIT_CODES: tuple[tuple[type[errors.TollboardError], int], ...] = (
 
 DOCTOR = "look closer: tollboard doctor"
 SEE_WHY = "see why: tollboard status NAME; end it: tollboard stop NAME"
-_GENERAL = ("", DOCTOR, SEE_WHY)
+ASK_ANOTHER = "use a client whose token has the capability"
+_GENERAL = ("", DOCTOR, SEE_WHY, ASK_ANOTHER)
 """Better than nothing: what a message itself advises is better."""
 
 HINTS: dict[type[errors.TollboardError], str] = {
@@ -49,7 +51,7 @@ HINTS: dict[type[errors.TollboardError], str] = {
     errors.NotCancellable: "end the turn in flight with: tollboard interrupt NAME",
     errors.UnknownBackend: "see the backends: tollboard backends",
     errors.BackendUnavailable: DOCTOR,
-    errors.Denied: "use a client whose token has the capability",
+    errors.Denied: ASK_ANOTHER,
     errors.StoreCorrupt: DOCTOR,
     errors.StoreUnavailable: DOCTOR,
     errors.DaemonRunning: "end the other one with: tollboard shutdown, or use another --home",
@@ -101,14 +103,27 @@ def complain(out: Output, code: str, message: str, advice: str, exit_with: int) 
         out.document({"error": {"code": code, "message": message, "hint": advice or None}})
         return exit_with
     word = paint("error:", "bold red", sys.stderr)
-    write(sys.stderr, f"{word} {safe(message)}\n")
+    write_beside(f"{word} {safe(message)}\n")
     for line in advice.splitlines():
-        write(sys.stderr, f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}\n")
+        write_beside(f"{paint('  →', 'cyan', sys.stderr)} {safe(line)}\n")
     return exit_with
+
+
+def stopped(out: Output, what: str = "what was asked for may be done all the same") -> int:
+    """Return the exit code of Ctrl-C; with --json there is a document all the same."""
+    if out.json:
+        return complain(out, "stopped", f"stopped waiting; {what}", "", STOPPED_BY_USER)
+    return STOPPED_BY_USER
 
 
 def reader_gone() -> int:
     """Return the exit code for output that nobody reads any more (`head`, a pager that was left)."""
-    # Python would complain once more when it flushes at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    forget(sys.stdout)
     return READER_GONE
+
+
+def forget(stream: TextIO) -> None:
+    """Let what is still to be written go nowhere: Python would complain once more when it flushes at its end."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)

@@ -179,7 +179,12 @@ def outcome(poll: Poll) -> int:
 def tell_end(out: Output, poll: Poll) -> None:
     """Say beside the answer how the turn ended, and what to do when it did not end well."""
     if poll.status == "pending":
-        tell_going_on(out, poll.receipt.session, poll.receipt.ref, "time is up")
+        name, ref = poll.receipt.session, poll.receipt.ref
+        if poll.receipt.state == "queued":
+            out.beside(f"time is up; the prompt is still queued for {name}", "yellow")
+            out.beside(f"  → see it: tollboard wait {ref}    or withdraw it: tollboard cancel {name} {ref}")
+        else:
+            tell_going_on(out, name, ref, "time is up")
     elif poll.status == "completed":
         out.beside(f"{poll.receipt.session} · turn {poll.entry.seq} · {cost_of(poll.entry)}")
     else:
@@ -192,10 +197,13 @@ def tell_failure(out: Output, poll: PollFailed) -> None:
     out.beside(f"{poll.receipt.session}: the turn ended with {poll.reason}{detail}", "red")
 
 
-def tell_going_on(out: Output, name: str, ref: str, why: str) -> None:
-    """Say that the turn goes on although nobody waits, and how to see or end it."""
+def tell_going_on(out: Output, name: str, ref: str, why: str, *, queued: bool = False) -> None:
+    """Say that the turn goes on although nobody waits, and how to see or end it; `queued`: it may not have begun."""
     out.beside(f"{why}; the turn of {name} goes on", "yellow")
-    out.beside(f"  → see it: tollboard wait {ref}    or end it: tollboard interrupt {name} --ref {ref}")
+    ways = [f"see it: tollboard wait {ref}", f"end it: tollboard interrupt {name} --ref {ref}"]
+    if queued:
+        ways.append(f"withdraw it while it is queued: tollboard cancel {name} {ref}")
+    out.beside(f"  → {'    or '.join(ways)}")
 
 
 def cost_of(entry: Entry) -> str:

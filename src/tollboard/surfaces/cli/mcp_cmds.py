@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tollboard.errors import BackendUnavailable, Invalid
-from tollboard.surfaces.cli.app import DAEMON, Group, app, command, invocable
+from tollboard.surfaces.cli.app import DAEMON, Group, app, command, given_path, invocable
 from tollboard.surfaces.cli.failures import DONE
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Output
@@ -22,7 +22,9 @@ Grants = Annotated[
 ]
 Roots = Annotated[
     list[Path] | None,
-    typer.Option("--root", metavar="DIR", help="Sessions only below this directory. Repeatable."),
+    typer.Option(
+        "--root", metavar="DIR", parser=given_path, help="Sessions only below this directory. Repeatable."
+    ),
 ]
 Allowed = Annotated[
     list[str] | None, typer.Option("--allow-backend", metavar="B", help="Only this backend. Repeatable.")
@@ -52,6 +54,7 @@ def serve(
         raise BackendUnavailable(
             f"MCP needs the package {missing.name!r}; install it: pip install 'tollboard[mcp]'"
         ) from None
+    from tollboard.daemon.config import absolute
     from tollboard.operations.access import Capability
 
     known = [str(one) for one in Capability if one is not Capability.ADMIN]
@@ -59,7 +62,7 @@ def serve(
         raise Invalid(f"{unknown[0]!r} cannot be granted; known are {', '.join(known)}")
     policy = Policy(
         capabilities=GRANTED | {Capability(one) for one in grant or ()},
-        roots=tuple(str(one.expanduser().absolute()) for one in root or ()),
+        roots=tuple(absolute(one) for one in root or ()),
         backends=tuple(allow_backend or ()), modes=(*MODES, *(mode or ())), options=any_option,
     )  # fmt: skip
     if sys.stdin.isatty():
@@ -114,6 +117,7 @@ def install(
     Example:
       tollboard mcp install claude --dry-run
     """
+    from tollboard.daemon.config import absolute
     from tollboard.surfaces.mcp.hosts import HOSTS, replace_file, written
 
     if host not in HOSTS:
@@ -121,7 +125,7 @@ def install(
     program = shutil.which("tollboard") or str(Path(sys.executable).with_name("tollboard"))
     words = [program, "mcp"]
     if cli.home is not None:
-        words += ["--home", str(cli.home.expanduser().absolute())]
+        words += ["--home", absolute(cli.home)]
     for one in grant or ():
         words += ["--grant", one]
     path, text = written(HOSTS[host], Path.home(), words)

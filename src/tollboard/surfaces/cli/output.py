@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Literal, NamedTuple, TextIO
@@ -92,13 +93,11 @@ class Output:
     def beside(self, text: str, style: str = "dim") -> None:
         """Say something beside the document: progress, what to do next."""
         if not self.json:
-            write(sys.stderr, paint(safe(text), style, sys.stderr) + "\n")
-            sys.stderr.flush()
+            write_beside(paint(safe(text), style, sys.stderr) + "\n")
 
     def notice(self, text: str) -> None:
         """Say on standard error what a person should know, whatever form the output has."""
-        write(sys.stderr, paint(safe(f"tollboard: {text}"), "yellow", sys.stderr) + "\n")
-        sys.stderr.flush()
+        write_beside(paint(safe(f"tollboard: {text}"), "yellow", sys.stderr) + "\n")
 
     def time(self, at: float | None) -> str:
         """Return a point in time: for a person on a terminal, exact on a pipe."""
@@ -132,6 +131,13 @@ def write(stream: TextIO, text: str) -> None:
     """Write to a stream; what its encoding does not know is shown as an escape instead of failing."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_beside(text: str) -> None:
+    """Write to standard error. Where that cannot be written it is left out: what is said beside changes no outcome."""
+    with suppress(OSError):
+        write(sys.stderr, text)
+        sys.stderr.flush()
 
 
 def plain(value: object) -> object:

@@ -20,7 +20,7 @@ from tollboard.surfaces.cli.output import Cell, Column, Output, plain, write
 from tollboard.surfaces.cli.pools import PoolName, group
 from tollboard.surfaces.cli.progress import progress
 from tollboard.surfaces.cli.prompts import Ref, Timeout
-from tollboard.surfaces.cli.text import count, one_line, span
+from tollboard.surfaces.cli.text import count, one_line, safe, span
 
 if TYPE_CHECKING:
     from tollboard.daemon.client import Client
@@ -325,8 +325,15 @@ CSV_FIELDS = (
 )  # fmt: skip
 
 
+class _Written:
+    """Standard output for the csv module: on a terminal agents' words are made safe, a pipe gets them as they are."""
+
+    def write(self, text: str) -> None:
+        write(sys.stdout, safe(text) if sys.stdout.isatty() else text)
+
+
 async def _print_csv(found: AsyncIterator[TaskResult]) -> None:
-    rows = csv.writer(sys.stdout)
+    rows = csv.writer(_Written())
     rows.writerow(CSV_FIELDS)
     async for result in found:
         usage = result.usage

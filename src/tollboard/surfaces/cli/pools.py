@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.surfaces.cli.app import POOLS, Group, app, command, show_help
+from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
-from tollboard.surfaces.cli.sessions import parse_options
+from tollboard.surfaces.cli.sessions import can_ask, parse_options
 from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def start(
         list[str] | None,
         typer.Option("--role", "-r", metavar="ROLE=N", help="Workers of a role, instead of --size. Repeatable."),
     ] = None,
-    path: Annotated[Path, typer.Option("--path", "-C", metavar="DIR", help="Where they work.")] = Path(),
+    path: Annotated[
+        Path, typer.Option("--path", "-C", metavar="DIR", parser=given_path, help="Where they work.")
+    ] = Path(),
     backend: Annotated[
         str,
         typer.Option("--backend", "-b", metavar="BACKEND", help="What answers.", autocompletion=complete_backend),
@@ -100,10 +102,9 @@ def start(
     if model is not None:
         options["model"] = model
     wanted = _sizes(size, role or ())
-    where = str(path.expanduser().absolute())
     view = cli.run(
         lambda board: board.pools.start(
-            name, wanted, path=where, backend=backend, strategy=strategy, rate=rate, burst=burst, min=minimum,
+            name, wanted, path=path, backend=backend, strategy=strategy, rate=rate, burst=burst, min=minimum,
             max=maximum, retries=retries, max_queued=max_queued,
             **options,  # type: ignore[arg-type] # they go by any name
         )
@@ -303,6 +304,8 @@ def delete(
       tollboard pool delete reviews
     """
     if not yes:
+        if not can_ask(cli.out):
+            raise Invalid("this removes its tasks and results for good; add --yes")
         typer.confirm(f"Remove pool {name} with all its tasks and results?", abort=True, err=True)
     return cli.show(cli.run(lambda board: board.pools.delete(name)), _print_deleted)
 

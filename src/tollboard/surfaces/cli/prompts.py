@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.errors import DaemonError, Invalid, RequestNotFound, SessionBusy, SessionHalted
+from tollboard.errors import (
+    DaemonError,
+    DaemonUnreachable,
+    Invalid,
+    RequestNotFound,
+    SessionBusy,
+    SessionHalted,
+)
 from tollboard.surfaces.cli import following
 from tollboard.surfaces.cli.app import PROMPTS, Name, command
 from tollboard.surfaces.cli.completion import complete_session
@@ -75,7 +82,7 @@ def send(
     try:
         poll = cli.run(work)
     except KeyboardInterrupt:
-        return _stopped_waiting(cli.out, name, sent)
+        return _stopped_waiting(cli.out, name, sent, queued=queue)
     if poll is None:
         return cli.show({"session": name, "ref": sent[0]}, lambda out, _: out.line(sent[0]))
     return cli.show(poll, following.tell_end, exit_with=following.outcome(poll))
@@ -113,7 +120,7 @@ async def _accept(board: Board, name: str, text: str, *, queue: bool, key: str |
         raise
 
 
-def _stopped_waiting(out: Output, name: str, sent: Sequence[str]) -> int:
+def _stopped_waiting(out: Output, name: str, sent: Sequence[str], *, queued: bool) -> int:
     if out.json:
         return complain(
             out, "stopped", f"stopped waiting; sent: {', '.join(sent) or 'nothing'}", "", STOPPED_BY_USER
@@ -124,7 +131,7 @@ def _stopped_waiting(out: Output, name: str, sent: Sequence[str]) -> int:
         )
         return STOPPED_BY_USER
     out.beside("")
-    following.tell_going_on(out, name, sent[0], "stopped waiting")
+    following.tell_going_on(out, name, sent[0], "stopped waiting", queued=queued)
     return STOPPED_BY_USER
 
 
@@ -217,6 +224,9 @@ def wait(
         )
     except RequestNotFound as unknown:
         unknown.add_note("a ref is what `tollboard send` printed; the finished ones: tollboard inbox")
+        raise
+    except DaemonUnreachable as lost:
+        lost.add_note(f"what was sent is safe; wait again: tollboard wait {' '.join(refs)}")
         raise
     except KeyboardInterrupt:
         why = "stopped waiting; the turns go on"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.surfaces.cli.app import SESSIONS, Name, command
+from tollboard.surfaces.cli.app import SESSIONS, Name, command, given_path
 from tollboard.surfaces.cli.completion import complete_backend
+from tollboard.surfaces.cli.failures import stopped
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.listing import state_of
 from tollboard.surfaces.cli.output import Cell, Column, Output
@@ -27,7 +28,7 @@ def start(
     cli: Cli,
     name: Annotated[str, typer.Argument(metavar="NAME", help="1 to 64 letters, digits, '.', '_' or '-'.")],
     path: Annotated[
-        Path, typer.Option("--path", "-C", metavar="DIR", help="The working directory.")
+        Path, typer.Option("--path", "-C", metavar="DIR", parser=given_path, help="The working directory.")
     ] = Path(),
     backend: Annotated[
         str,
@@ -58,8 +59,7 @@ def start(
     options = parse_options(option or ())
     if model is not None:
         options["model"] = model
-    where = path.expanduser().absolute()
-    status = cli.run(lambda board: board.start_session(name, path=str(where), backend=backend, **options))
+    status = cli.run(lambda board: board.start_session(name, path=path, backend=backend, **options))
     return cli.show(status, _started)
 
 
@@ -73,10 +73,14 @@ def parse_options(given: Sequence[str]) -> dict[str, object]:
         if key in ("name", "path", "backend", "model"):
             raise Invalid(f"{key!r} is not an option of a backend; `tollboard start` has an argument for it")
         try:
-            options[key] = json.loads(value)
-        except ValueError:
+            options[key] = json.loads(value, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
             options[key] = value
     return options
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _started(out: Output, status: SessionStatus) -> None:
@@ -96,7 +100,14 @@ def stop(
     Example:
       tollboard stop api --drain
     """
-    return cli.show(cli.run(lambda board: board.stop_session(name, drain=drain)), _print_stopped)
+    try:
+        report = cli.run(lambda board: board.stop_session(name, drain=drain))
+    except KeyboardInterrupt:
+        cli.out.beside(f"stopped waiting; {name} ends all the same", "yellow")
+        if drain:
+            cli.out.beside(f"  → now, not after its turn: tollboard stop {name}")
+        return stopped(cli.out, f"{name} ends all the same")
+    return cli.show(report, _print_stopped)
 
 
 def _print_stopped(out: Output, report: StopReport) -> None:
@@ -125,13 +136,18 @@ def delete(
       tollboard delete api --yes
     """
     if not yes:
-        if cli.out.json or not (sys.stdin.isatty() and cli.out.terminal_beside):
+        if not can_ask(cli.out):
             raise Invalid("this removes the history for good; add --yes")
         found = cli.run(lambda board: board.status(name))
         typer.confirm(
             f"Remove {found.name} and its {count(found.turns, 'turn')} for good?", abort=True, err=True
         )
     return cli.show(cli.run(lambda board: board.delete_session(name)), _print_deleted)
+
+
+def can_ask(out: Output) -> bool:
+    """Whether a person is there who could be asked."""
+    return not out.json and sys.stdin.isatty() and out.terminal_beside
 
 
 def _print_deleted(out: Output, deleted: Deleted) -> None:

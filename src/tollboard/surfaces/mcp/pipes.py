@@ -8,18 +8,21 @@ SDK's way.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
 from pydantic import ValidationError
+
+from tollboard.operations.arguments import is_unicode
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """Of a message: a prompt of its full length is a tenth of it, however it is escaped."""
@@ -45,7 +48,8 @@ async def standard_streams() -> AsyncGenerator[tuple[Any, Any]]:
     writing, flow = await loop.connect_write_pipe(lambda: asyncio.streams.FlowControlMixin(loop), wire_out)
     writing.set_write_buffer_limits(0)  # a message counts as sent once all of it is gone
     try:
-        yield Incoming(reader), Outgoing(asyncio.StreamWriter(writing, flow, reader, loop))
+        outgoing = Outgoing(asyncio.StreamWriter(writing, flow, reader, loop))
+        yield Incoming(reader, outgoing), outgoing
     finally:
         reading.close()
         writing.close()
@@ -74,8 +78,9 @@ class _Stream:
 class Incoming(_Stream):
     """What the host says, message by message. Implements the SDK's ReadStream."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, outgoing: Outgoing) -> None:
         self._reader = reader
+        self._outgoing = outgoing
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message, or what is wrong with it. Raises EndOfStream when the host has closed its end."""
@@ -88,6 +93,10 @@ class Incoming(_Stream):
         try:
             return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
         except ValidationError as exc:
+            # The SDK drops it, and the host would wait for an answer for ever.
+            if (refusal := _refusal(line, exc)) is not None:
+                with suppress(anyio.BrokenResourceError):
+                    await self._outgoing.send(SessionMessage(refusal))
             return exc
 
     def __aiter__(self) -> Self:
@@ -98,6 +107,27 @@ class Incoming(_Stream):
             return await self.receive()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
+
+
+def _refusal(line: bytes, fault: ValidationError) -> JSONRPCError | None:
+    """Return the answer to what cannot be read, `None` when nobody waits for one: it is no request, or has no id."""
+    try:
+        said = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    asked = said.get("id") if isinstance(said, dict) and not said.keys() & {"result", "error"} else None
+    if isinstance(asked, bool) or not isinstance(asked, int | str) or not is_unicode(str(asked)):
+        return None
+    first = fault.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        why = f"{first['msg']}; text must be whole Unicode characters, and nothing nested too deeply"
+        return _error(asked, PARSE_ERROR, f"the request cannot be read: {why}")
+    where = ".".join(map(str, first["loc"][1:])) or "the message"
+    return _error(asked, INVALID_REQUEST, f"the request cannot be read: {where}: {first['msg']}")
+
+
+def _error(asked: int | str, code: int, message: str) -> JSONRPCError:
+    return JSONRPCError(jsonrpc="2.0", id=asked, error=ErrorData(code=code, message=message))
 
 
 class Outgoing(_Stream):

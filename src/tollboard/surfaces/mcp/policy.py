@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tollboard.errors import Denied
+from tollboard.errors import Denied, InvalidPath
 from tollboard.operations.access import Capability
 
 GRANTED = frozenset({Capability.READ, Capability.SEND})
@@ -14,7 +15,7 @@ MODES = ("default", "plan")
 """Permission modes in which a session asks before it does anything that cannot be undone."""
 OPTIONS = frozenset(
     {"model", "permission_mode", "disallowed_tools", "system_prompt", "max_turns", "watchdog_s", "silence_s",
-     "approval_timeout_s", "max_queued", "max_runs", "limits", "summarise_at", "delay", "chunk", "fail", "script"}
+     "approval_timeout_s", "max_queued", "max_runs", "limits", "summarise_at", "delay", "chunks", "fail", "script"}
 )  # fmt: skip
 """Options that give a session no more rights than it has without them."""
 
@@ -42,9 +43,8 @@ class Policy:
         """Raise Denied for a session or pool that would be allowed more than this server may give."""
         if self.backends and backend not in self.backends:
             raise Denied(f"backend {backend!r} is not allowed here; allowed are {', '.join(self.backends)}")
-        real = Path(path).expanduser().resolve()
-        if self.roots and not any(real.is_relative_to(Path(root).resolve()) for root in self.roots):
-            raise Denied(f"{str(real)!r} is outside of what is allowed here: {', '.join(self.roots)}")
+        if self.roots:
+            self._check_path(path)
         mode = options.get("permission_mode")
         if mode is not None and mode not in self.modes:
             raise Denied(
@@ -56,3 +56,10 @@ class Policy:
                 f"option {more[0]!r} is not allowed here; allowed are {', '.join(sorted(OPTIONS))}. Only a person can "
                 "allow the others: tollboard mcp --any-option"
             )
+
+    def _check_path(self, path: str) -> None:
+        if "\0" in path:
+            raise InvalidPath(f"{path!r} is not a path")
+        real = Path(os.path.realpath(os.path.expanduser(path)))
+        if not any(real.is_relative_to(os.path.realpath(root)) for root in self.roots):
+            raise Denied(f"{str(real)!r} is outside of what is allowed here: {', '.join(self.roots)}")

@@ -202,3 +202,17 @@ async def test_p10_p13_what_has_no_room_says_so(board: PoolBoard, tmp_path: Path
     await board.submit("full", "waits")
     with pytest.raises(Overloaded):
         await board.submit("full", "no room", timeout=0)
+
+
+async def test_p03_what_was_accepted_before_a_submission_failed_is_said(
+    board: PoolBoard, tmp_path: Path
+) -> None:
+    await board.start("p", 1, path=tmp_path, backend="echo", delay=60, max_queued=1)
+    submitting = asyncio.create_task(board.submit("p", [f"{n}" for n in range(9)]))
+    while not (await board.status("p")).waiting_submitters:
+        await asyncio.sleep(0)
+    taken = (await board.stop("p")).submitted
+    with pytest.raises(TollboardError) as caught:
+        await submitting
+    assert 0 < taken < 9
+    assert caught.value.__notes__[0].startswith(f"{taken} of 9 tasks were accepted before")

@@ -52,6 +52,14 @@ async def test_s04_peeking_moves_nothing_and_an_ack_moves_to_the_last_one_shown(
     assert (await fleet.board.inbox()).sessions == ()
 
 
+async def test_s04_of_several_acks_at_once_none_moves_the_cursor_back(fleet: Fleet) -> None:
+    await fleet.start()
+    for n in range(3):
+        await fleet.run("api", f"{n}")
+    await asyncio.gather(*(fleet.board.inbox("api", ack=True, limit=limit) for limit in (3, 1, 3, 2, 1)))
+    assert (await fleet.board.inbox("api")).entries == ()
+
+
 async def test_e05_an_ack_during_a_turn_does_not_skip_it(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     fleet.gated.gate.set()

@@ -234,6 +234,29 @@ def test_a_long_file_goes_through_in_batches(
     assert len(p.does("pool", "results", "p", "--after", "99").splitlines()) == 2
 
 
+def test_an_error_in_the_middle_of_a_batch_counts_what_was_taken_of_it(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person.does(
+        "pool", "start", "p", "--size", "1", "--max-queued", "2", "--backend", "echo", "-o", "delay=1000"
+    )
+    file = lines(tmp_path / "tasks.jsonl", *"abcdef")
+    submit, taken = person.board.pools.submit, list[object]()
+
+    async def stops_when_it_is_full(*args: object, **more: object) -> object:
+        if taken:
+            await person.board.pools.stop("p")
+        taken.extend(found := await submit(*args, **more))
+        return found
+
+    monkeypatch.setattr(person.board.pools, "submit", stops_when_it_is_full, raising=False)
+    failed = person.types("pool", "submit", "p", "--file", file)
+    assert failed.code == 3
+    assert f"{len(taken)} of 6 tasks were submitted before" in failed.err
+    assert f"tollboard pool submit p --file {file} --skip {len(taken)}" in failed.err
+    assert 0 < len(taken) < 6
+
+
 def test_an_error_in_the_middle_says_how_to_go_on(
     p: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

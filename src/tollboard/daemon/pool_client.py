@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from os import PathLike
 from typing import Any, cast
 
 from tollboard.daemon.config import absolute
-from tollboard.errors import Overloaded, RateLimited
+from tollboard.errors import Overloaded, RateLimited, TollboardError
 from tollboard.fleet.pools.board import (
     DEFAULT_MAX_QUEUED,
     DEFAULT_STRATEGY,
     MAX_RESULTS_PAGE,
     MAX_TASKS,
+    PoolBoard,
     Size,
+    note_accepted,
 )
 from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
@@ -83,16 +86,14 @@ class PoolClient:
         if timeout is not None:
             return await self._submit(name, listed, timeout)
         done: tuple[Submitted, ...] = ()
-        while True:
-            try:
-                done += await self._submit(name, _batch(listed, len(done)), ROOM_S)
-            except RateLimited:
-                continue
-            except Overloaded as exc:
-                if exc.queue != POOL_QUEUE:
-                    raise
-            if len(done) >= len(listed):
-                return done
+        try:
+            async with aclosing(in_pieces(self, name, listed)) as pieces:
+                async for accepted in pieces:
+                    done += accepted
+        except TollboardError as error:
+            note_accepted(error, len(done), len(listed))
+            raise
+        return done
 
     async def _submit(self, name: str, tasks: Sequence[str | Task], timeout: float) -> tuple[Submitted, ...]:
         plain = [_plain(task) for task in tasks]
@@ -126,6 +127,29 @@ class PoolClient:
     async def delete(self, name: str) -> PoolDeleted:
         """See `PoolBoard.delete`."""
         return cast("PoolDeleted", await self._call("pool_delete", name=name))
+
+
+async def in_pieces(
+    pools: PoolBoard, name: str, tasks: Sequence[str | Task]
+) -> AsyncGenerator[tuple[Submitted, ...]]:
+    """Submit any number of tasks, waiting for room, and yield what was accepted each time.
+
+    So whoever counts knows what is not to be submitted again when it fails. Raises what `submit` does.
+    """
+    done = 0
+    while True:
+        try:
+            accepted = await pools.submit(name, _batch(tasks, done), timeout=ROOM_S)
+        except RateLimited:
+            continue
+        except Overloaded as exc:
+            if exc.queue != POOL_QUEUE:
+                raise
+            continue
+        yield accepted
+        done += len(accepted)
+        if done >= len(tasks):
+            return
 
 
 def _size(size: Size | None) -> object:

@@ -129,6 +129,9 @@ class Ledger(Protocol):
     def set_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
         """Move the reader's cursor, forward or back."""
 
+    def advance_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
+        """Move the reader's cursor forward; one that is further already stays."""
+
     async def unread(self, reader: str, *, session_id: str | None = None, limit: int) -> Sequence[Entry]:
         """Return the oldest entries after the reader's cursors, of one session or of all, by the time they ended."""
 

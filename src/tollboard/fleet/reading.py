@@ -111,7 +111,7 @@ class Reading:
         """Move each cursor to exactly the last turn shown: never past one that ended in between (S04, E05)."""
         last = {entry.session_id: entry.seq for entry in shown}
         commits = [
-            self._ledger.set_cursor(unread.session_id, reader, last[unread.session_id])
+            self._ledger.advance_cursor(unread.session_id, reader, last[unread.session_id])
             for unread in behind
             if unread.session_id in last
         ]

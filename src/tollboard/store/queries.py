@@ -266,6 +266,16 @@ SET_CURSOR = Query(
 )
 """Move a reader's cursor."""
 
+ADVANCE_CURSOR = Query(
+    sqlite.insert(cursors)
+    .values(_given("reader", "session_id", "seq"))
+    .on_conflict_do_update(
+        index_elements=["reader", "session_id"],
+        set_={"seq": func.max(cursors.c.seq, literal_column("excluded.seq"))},
+    )
+)
+"""Move a reader's cursor, unless it is further already."""
+
 _CURSOR = func.coalesce(cursors.c.seq, literal_column("0"))
 _BEHIND = sessions.outerjoin(
     cursors, (cursors.c.session_id == sessions.c.id) & (cursors.c.reader == bindparam("reader"))

@@ -170,6 +170,10 @@ class Store:
         """Move the reader's cursor, forward or back."""
         return self._write(queries.SET_CURSOR, session_id=session_id, reader=reader, seq=seq)
 
+    def advance_cursor(self, session_id: str, reader: str, seq: int) -> Commit:
+        """Move the reader's cursor forward; one that is further already stays."""
+        return self._write(queries.ADVANCE_CURSOR, session_id=session_id, reader=reader, seq=seq)
+
     async def unread(self, reader: str, *, session_id: str | None = None, limit: int) -> Sequence[Entry]:
         """Return the oldest entries after the reader's cursors, of one session or of all, by the time they ended."""
         return await self._reader.all(

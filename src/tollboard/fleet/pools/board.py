@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Protocol
 
+from tollboard.errors import TollboardError
 from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
 
@@ -18,6 +19,14 @@ MAX_TASKS = 1_000
 """Tasks of one request over a wire; a client splits what is longer."""
 MAX_RESULTS_PAGE = 1_000
 Size = int | Mapping[str, int]
+
+
+def note_accepted(error: TollboardError, done: int, wanted: int) -> None:
+    """Note on the error how many tasks of a submission were accepted before it failed: they are not to run twice."""
+    if done:
+        error.add_note(
+            f"{done:,} of {wanted:,} tasks were accepted before and run; submit only the others again"
+        )
 
 
 class PoolBoard(Protocol):
@@ -64,7 +73,7 @@ class PoolBoard(Protocol):
         With a `timeout` it accepts as many as there is room for, waiting up to that many seconds for the first, and
         returns those; it raises Overloaded or RateLimited if not even that one got in. Without, it waits for room for
         all of them. A task that can never be taken (InvalidPrompt, InvalidOption for its role) is raised before any
-        is accepted. Raises PoolStopped, PoolNotFound, StoreError.
+        is accepted. Raises PoolStopped, PoolNotFound, StoreError; what was accepted before stands in a note.
         """
 
     async def wait(self, name: str, *, timeout: float | None = None) -> PoolView:

@@ -39,6 +39,7 @@ from tollboard.fleet.pools.board import (
     DEFAULT_STRATEGY,
     MAX_RESULTS_PAGE,
     Size,
+    note_accepted,
 )
 from tollboard.fleet.pools.hosted import Host, HostedPool, view_of
 from tollboard.fleet.pools.ledger import PoolLedger
@@ -287,13 +288,22 @@ class Pools:
             raise Invalid("tasks is empty: give at least one")
         for task in listed:
             self._settings.check_prompt(task.prompt if isinstance(task, Task) else task)
+        if timeout is not None:
+            return await self._submit_some(pool, listed, _seconds(timeout))
+        done: tuple[Submitted, ...] = ()
         try:
-            if timeout is not None:
-                return _submitted(await pool.submit_some(listed, timeout=_seconds(timeout)))
-            done: tuple[Submitted, ...] = ()
             while len(done) < len(listed):
-                done += _submitted(await pool.submit_some(listed[len(done) :], timeout=MAX_WAIT_S))
-            return done
+                done += await self._submit_some(pool, listed[len(done) :], MAX_WAIT_S)
+        except TollboardError as error:
+            note_accepted(error, len(done), len(listed))
+            raise
+        return done
+
+    async def _submit_some(
+        self, pool: Pool, tasks: Sequence[str | Task], timeout_s: float
+    ) -> tuple[Submitted, ...]:
+        try:
+            return _submitted(await pool.submit_some(tasks, timeout=timeout_s))
         except PoolStopped:
             self._open()
             raise

@@ -7,12 +7,13 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tollboard.errors import Invalid, TollboardError
+from tollboard.errors import DaemonError, Invalid, TollboardError
 from tollboard.surfaces.cli.app import command
 from tollboard.surfaces.cli.failures import DONE, FAILED, STOPPED_BY_USER, TIMED_OUT
 from tollboard.surfaces.cli.invocation import Cli
@@ -128,6 +129,7 @@ class _Submission:
         return FAILED if self._faults else DONE
 
     async def _work(self, board: Client) -> None:
+        from tollboard.daemon.pool_client import in_pieces
         from tollboard.surfaces.cli.task_files import open_tasks
 
         view = await board.pools.status(self._name)
@@ -138,14 +140,18 @@ class _Submission:
             with progress(self._cli.out, "submitting") as show:
                 for batch in _batches(lines, self._skip):
                     try:
-                        accepted = await board.pools.submit(self._name, batch)
+                        async with aclosing(in_pieces(board.pools, self._name, batch)) as pieces:
+                            async for accepted in pieces:
+                                self._note(accepted)
+                                show(self._done, self._total, f"{self._done:,} submitted")
                     except TollboardError as error:
                         self._advise(error)
                         raise
-                    self._done += len(batch)
-                    if self._cli.out.json:
-                        self._refs += [one.ref for one in accepted]
-                    show(self._done, self._total, f"{self._done:,} submitted")
+
+    def _note(self, accepted: Sequence[Submitted]) -> None:
+        self._done += len(accepted)
+        if self._cli.out.json:
+            self._refs += [one.ref for one in accepted]
 
     def _check(self, lines: TaskLines) -> None:
         """Count the tasks. Raises Invalid for faulty lines, unless they are to be left out."""
@@ -179,8 +185,11 @@ class _Submission:
         )
 
     def _advise(self, error: TollboardError) -> None:
-        if self._done:
-            before = f"{self._done:,} of {self._total:,} tasks were submitted before"
+        before = f"{self._done:,} of {self._total:,} tasks were submitted before"
+        if isinstance(error, DaemonError):
+            error.add_note(f"{before}, up to {BATCH} more may have been taken")
+            error.add_note(f"compare tollboard pool status {self._name}, then go on with: {self._go_on()}")
+        elif self._done:
             error.add_note(f"{before}; go on with: {self._go_on()}")
 
     def _tell_stopped(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.surfaces.person import UUID, Person
 from tollboard.errors import DaemonUnreachable
 from tollboard.surfaces.cli import following, main
+from tollboard.surfaces.cli.completion import complete_kind
 from tollboard.surfaces.cli.invocation import Cli
 
 
@@ -578,3 +579,10 @@ def test_completion_knows_sessions_and_starts_nothing(api: Person, monkeypatch: 
         api.types()
     assert api._capsys.readouterr().out.split() == ["api"]
     assert api.board.opened[-1] == (None, False)
+
+
+def test_a_kind_that_no_item_has_is_refused_instead_of_waited_for(person: Person) -> None:
+    refused = person.types("tail", "--kind", "nonsense")
+    assert refused.code == 2
+    assert "there is no kind 'nonsense' of items\n  → there are: session.started," in refused.err
+    assert complete_kind("turn.c") == ["turn.completed"]

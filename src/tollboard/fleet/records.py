@@ -315,6 +315,14 @@ class ApprovalRecord:
     decision: Mapping[str, object] | None = field(repr=False, default=None)
 
 
+FEED_KINDS = (
+    "session.started", "session.stopped", "session.died", "settings", "queued", "cancelled", "turn.started",
+    "turn.rejected", "turn.completed", "turn.failed", "text", "tool_use", "tool_result", "notice",
+    "approval.requested", "approval.decided", "halted", "resumed", "missed",
+)  # fmt: skip
+"""What a FeedItem can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeedItem:
     """One numbered row of the tail. `data` is small and depends on `kind`; see docs/reference/feed.md."""

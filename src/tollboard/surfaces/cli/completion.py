@@ -38,6 +38,13 @@ def complete_backend(incomplete: str) -> list[str]:
     return [name for name in known() if name.startswith(incomplete)]
 
 
+def complete_kind(incomplete: str) -> list[str]:
+    """Return the kinds of feed items that begin so."""
+    from tollboard.fleet.records import FEED_KINDS
+
+    return [kind for kind in FEED_KINDS if kind.startswith(incomplete)]
+
+
 def _ask(ctx: Any, question: Any) -> Any:
     """Return the answer of the running daemon, `None` if there is none, it is slow, or it fails."""
     import asyncio

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from tollboard.errors import Invalid
 from tollboard.surfaces.cli.app import READING, AnyName, Name, command
+from tollboard.surfaces.cli.completion import complete_kind
 from tollboard.surfaces.cli.failures import DONE, STOPPED_BY_USER
 from tollboard.surfaces.cli.following import cost_of
 from tollboard.surfaces.cli.invocation import Cli
@@ -165,7 +167,10 @@ def tail(
     cli: Cli,
     name: AnyName = None,
     kind: Annotated[
-        list[str] | None, typer.Option("--kind", "-k", metavar="KIND", help="Only items of this kind. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--kind", "-k", metavar="KIND", help="Only items of this kind. Repeatable.", autocompletion=complete_kind
+        ),
     ] = None,
     after: Annotated[
         int | None, typer.Option("--after", metavar="SEQ", min=0, help="Begin after this number, 0 for all.")
@@ -178,6 +183,8 @@ def tail(
       tollboard tail api --kind text
       tollboard tail --after 0 --json
     """
+
+    _check_kinds(kind or ())
 
     async def follow(board: Client) -> None:
         board.on_notice = cli.out.notice
@@ -194,6 +201,14 @@ def tail(
     except KeyboardInterrupt:
         return STOPPED_BY_USER
     return DONE
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    """Raise Invalid for one that no item will ever have: it would be waited for without a word."""
+    from tollboard.fleet.records import FEED_KINDS
+
+    if unknown := [kind for kind in kinds if kind not in FEED_KINDS]:
+        raise Invalid(f"there is no kind {unknown[0]!r} of items; there are: {', '.join(FEED_KINDS)}")
 
 
 def print_item(out: Output, item: FeedItem) -> None:

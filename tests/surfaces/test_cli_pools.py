@@ -19,7 +19,7 @@ import pytest
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.person import UUID, Person
 from tollboard.pool.records import Task
-from tollboard.surfaces.cli import main, pool_tasks, progress
+from tollboard.surfaces.cli import main, pool_tasks, progress, submission
 from tollboard.surfaces.cli.completion import complete_pool
 from tollboard.surfaces.cli.task_files import MAX_LINE_BYTES, open_tasks
 
@@ -226,7 +226,8 @@ def test_wrong_use_of_submit(p: Person, words: list[str], said: str) -> None:
 def test_a_long_file_goes_through_in_batches(
     p: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_tasks, "BATCH", 40)
+    monkeypatch.setattr(submission, "BATCH", 40)
+    monkeypatch.setattr(pool_tasks, "PAGE", 40)
     file = lines(tmp_path / "tasks.jsonl", *(f"q{n}" for n in range(101)))
     assert p.does("pool", "submit", "p", "--file", file, "--wait").endswith("p is done: 101 ok, 0 failed\n")
     found = p.types("pool", "results", "p", "--json").json
@@ -260,7 +261,7 @@ def test_an_error_in_the_middle_of_a_batch_counts_what_was_taken_of_it(
 def test_an_error_in_the_middle_says_how_to_go_on(
     p: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_tasks, "BATCH", 2)
+    monkeypatch.setattr(submission, "BATCH", 2)
     file = lines(tmp_path / "tasks.jsonl", *"abcdef")
     submit, calls = p.board.pools.submit, []
 
@@ -391,7 +392,7 @@ def test_a_hundred_thousand_lines_are_never_in_memory_at_once(tmp_path: Path) ->
     tracemalloc.start()
     with open_tasks(file, {"worker"}) as tasks:
         assert sum(isinstance(one, Task) for one in tasks) == 100_000
-        assert sum(len(batch) for batch in pool_tasks._batches(tasks, 10)) == 99_990
+        assert sum(len(batch) for batch in submission._batches(tasks, 10)) == 99_990
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 * 1024 * 1024
@@ -400,7 +401,7 @@ def test_a_hundred_thousand_lines_are_never_in_memory_at_once(tmp_path: Path) ->
 def test_progress_is_shown_where_there_is_no_terminal(
     p: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_tasks, "BATCH", 2)
+    monkeypatch.setattr(submission, "BATCH", 2)
     monkeypatch.setattr(progress, "LINE_S", 0.0)
     said = p.types("pool", "submit", "p", "--file", lines(tmp_path / "tasks.jsonl", *"abcdef")).err
     assert re.search(

@@ -22,10 +22,10 @@ Size = int | Mapping[str, int]
 
 
 def note_accepted(error: TollboardError, done: int, wanted: int) -> None:
-    """Note on the error how many tasks of a submission were accepted before it failed: they are not to run twice."""
+    """Note on the error how many tasks of a submission were accepted before it failed: none is to run twice."""
     if done:
         error.add_note(
-            f"{done:,} of {wanted:,} tasks were accepted before and run; submit only the others again"
+            f"{done:,} of {wanted:,} tasks were accepted before: see their results before you submit those again"
         )
 
 

@@ -9,7 +9,8 @@ sessions.py listing.py prompts.py following.py reading.py summaries.py control.p
     daemon_cmds.py
 review.py question.py keyboard.py editor.py      what waits, one after the other; how a call is shown; what is typed
 fleet_files.py   fleets written down in a file
-pools.py pool_tasks.py task_files.py progress.py      workers, their tasks, tasks from files, how far it has come
+pools.py pool_tasks.py submission.py task_files.py progress.py      workers, their tasks, tasks from files, how far it
+    has come
 mcp_cmds.py      what MCP hosts start, and how they are told
 repl_cmd.py      the Python prompt
 doctor.py checks.py demo.py stage.py completion.py

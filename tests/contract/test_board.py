@@ -182,6 +182,16 @@ async def test_a_path_may_be_relative_to_this_process(
     assert (await board.start_session("here", path=".", backend="echo")).path == str(work)
 
 
+async def test_a_path_up_from_a_link_goes_up_from_where_it_leads(
+    board: Board, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (work / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    monkeypatch.chdir(work)
+    started = await board.start_session("api", path="link/..", backend="echo")
+    assert started.path == str(tmp_path / "elsewhere")
+
+
 async def test_s02_a_prompt_and_what_became_of_it(board: Board, work: Path) -> None:
     await board.start_session("api", path=work, backend="echo")
     ref = await board.send("api", "hi \u2028 \U0001f600 \x00 there")

@@ -127,7 +127,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
     if text.startswith("~"):
         raise InvalidPath(f"{text!r} names the home of a user who does not exist; give another path")
     try:
-        return os.path.abspath(text) if text else text
+        # `..` is left in it: behind a symbolic link only the system knows where it leads.
+        return str(Path(text).absolute()) if text else text
     except FileNotFoundError:
         raise InvalidPath(
             "the directory you are in is not there any more; change to another one, or give an absolute path"

@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PIP := -m pip --disable-pip-version-check --quiet --no-input
+PIP := -m pip --disable-pip-version-check --no-input
 TOLLBOARD_CHAOS_KILLS ?= 500
 PYTEST_FLAGS ?=
 
@@ -52,14 +52,15 @@ chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look 
 		--chaos-kills=$(TOLLBOARD_CHAOS_KILLS) $(PYTEST_FLAGS)
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml
+	--custom-compile-command "make lock" $(LOCK_FLAGS)
 
 # The peers get our versions of what they share with us, unless they cannot live with one: so they are only preferred.
-lock: $(BIN)/uv ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versions
-	$(LOCK) --all-extras --group dev --output-file requirements.lock
-	$(LOCK) --constraints requirements.lock --output-file requirements-core.lock
+lock: .venv/.core ## write the locks anew; LOCK_FLAGS=--upgrade takes newer versions
+	$(LOCK) pyproject.toml --all-extras --group dev --group build --output-file requirements.lock
+	$(LOCK) pyproject.toml --constraints requirements.lock --output-file requirements-core.lock
+	$(LOCK) --group build --constraints requirements.lock --output-file requirements-build.lock
 	cp requirements.lock requirements-bench.lock
-	$(LOCK) --extra models --extra mcp --group bench --output-file requirements-bench.lock
+	$(LOCK) pyproject.toml --extra models --extra mcp --group bench --output-file requirements-bench.lock
 
 clean: ## remove environments, caches and build output
 	rm -rf .venv .venv-bench .conformance build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
@@ -81,24 +82,36 @@ define make-venv
 	@touch $@
 endef
 
-# $(1) is the environment, $(2) the lock. pip checks the hashes because the lock has them.
+# $(1) is the environment, $(2) its lock. Nothing is resolved: what is published after a lock was written cannot change
+# or break an installation, neither through a dependency's range nor through the build backend (both happened). pip, which
+# every new environment has, brings uv; uv installs exactly the locks, checks their hashes and shows how far it is.
 define install
-	$(1)/bin/python $(PIP) install -r $(2)
-	$(1)/bin/python $(PIP) install --no-deps -e .
+	@echo "Installing into $(1) from $(2)" >&2
+	$(1)/bin/python $(PIP) install --quiet --no-deps --require-hashes -r requirements-build.lock
+	$(1)/bin/uv pip sync --python $(1)/bin/python --require-hashes requirements-build.lock $(2)
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --offline -e .
 endef
+
+# uv does not read pip's settings: a mirror or a certificate that pip was given in the environment holds for it too.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 
 .venv/.made .venv-bench/.made:
 	$(make-venv)
 
-.venv/.core: .venv/.made requirements-core.lock pyproject.toml
+.venv/.core: .venv/.made requirements-build.lock requirements-core.lock pyproject.toml
 	$(call install,.venv,requirements-core.lock)
 	@touch $@
 
-.venv/.all: .venv/.made requirements.lock pyproject.toml
+.venv/.all: .venv/.made requirements-build.lock requirements.lock pyproject.toml
 	$(call install,.venv,requirements.lock)
 	@touch .venv/.core $@
 
-.venv-bench/.all: .venv-bench/.made requirements-bench.lock pyproject.toml
+.venv-bench/.all: .venv-bench/.made requirements-build.lock requirements-bench.lock pyproject.toml
 	$(call install,.venv-bench,requirements-bench.lock)
 	@touch $@
 
@@ -108,7 +121,3 @@ CONFORMANCE := $(addprefix tests/conformance/,install.py package.json package-lo
 .conformance/.made: $(CONFORMANCE) | .venv/.made
 	$(BIN)/python tests/conformance/install.py
 	@touch $@
-
-# Only for the first lock: afterwards uv comes from the lock itself.
-$(BIN)/uv: | .venv/.made
-	$(BIN)/python $(PIP) install uv

@@ -15,6 +15,8 @@ from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
 HOME_VARIABLE = "TOLLBOARD_HOME"
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """Bytes that a unix socket's path may have, without the final zero."""
+AGENTS_MAY = ("read", "send")
+"""What `agents_may` may hold."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -157,6 +159,8 @@ class Config:
     tcp_exposed: bool = False
     """Say yes to a bind that is not loopback: put TLS in front."""
     log_level: str = "INFO"
+    agents_may: tuple[str, ...] = ()
+    """What the processes that sessions have started may do here: `read`, `send`, or nothing. Only a person approves."""
 
     def __post_init__(self) -> None:
         if self.tcp_host is not None and self.tcp_host not in LOOPBACK and not self.tcp_exposed:
@@ -176,6 +180,11 @@ class Config:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: it must be between 1 and {limit:,}")
         if wrong := [root for root in self.roots if not os.path.isabs(os.path.expanduser(root))]:
             raise InvalidOption(f"roots has {wrong[0]!r}: each must be an absolute path")
+        if wrong := [word for word in self.agents_may if word not in AGENTS_MAY]:
+            raise InvalidOption(
+                f"agents_may has {wrong[0]!r}: agents may {' and '.join(AGENTS_MAY)} at most; only a person approves "
+                "and administers"
+            )
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise InvalidOption(f"log_level is {self.log_level!r}: use DEBUG, INFO, WARNING or ERROR")
 

@@ -115,6 +115,11 @@ class Switchboard:
         view.caller = caller
         return view
 
+    def name_of(self, session_id: str) -> str | None:
+        """Return the name of a session of the fleet by its id, `None` if there is none."""
+        found = self._roster.find(session_id) if session_id else None
+        return None if found is None else found.name
+
     async def __aenter__(self) -> Self:
         return self
 

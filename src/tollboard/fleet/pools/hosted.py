@@ -10,8 +10,9 @@ from dataclasses import replace
 from tollboard.fleet.pools.asking import POOL_OURS
 from tollboard.fleet.pools.ledger import PoolLedger
 from tollboard.fleet.pools.records import PoolRecord, PoolSpec, PoolView
-from tollboard.fleet.roster import MARKER, BackendDirectory
+from tollboard.fleet.roster import BackendDirectory
 from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
+from tollboard.ids import SESSION_MARKER
 from tollboard.pool.journal import PoolJournal
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import Backlog, PoolStatus
@@ -74,7 +75,7 @@ class Host:
         """Start the pool's workers, and let its backlog wait. Raises what `Pool.start` does."""
         spec = record.spec
         path = self.settings.check_path(spec.path)
-        marker = f"{MARKER}={self.settings.home_id}:{record.id}:{{worker}}"
+        marker = f"{SESSION_MARKER}={self.settings.home_id}:{record.id}:{{worker}}"
         hosted = HostedPool(record)
         hosted.pool = await start_pool(
             record.name, spec, self.runtime, self._backends, self.ledger.pool_journal(record), backlog, first_index,

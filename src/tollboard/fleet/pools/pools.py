@@ -115,6 +115,11 @@ class Pools:
         view.caller = caller
         return view
 
+    def name_of(self, pool_id: str) -> str | None:
+        """Return the name of a pool at work by its id, `None` if there is none."""
+        found = self._state.find(pool_id) if pool_id else None
+        return None if found is None else found.name
+
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Accept nothing more, give tasks in flight `grace_s` seconds, then leave the rest to the next start.
 

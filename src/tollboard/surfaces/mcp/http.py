@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import BackendUnavailable
 from tollboard.fleet.records import Caller
-from tollboard.operations.access import Access, Capability
+from tollboard.operations.access import AGENT, Access, Capability
 from tollboard.surfaces.gate import Door, Receive, Scope, SendMessage
 from tollboard.surfaces.mcp.policy import GRANTED, Policy
 
@@ -72,6 +72,8 @@ class McpOverHttp:
         from tollboard.surfaces.mcp.server import Reach
 
         access: Access = context.request.state.access
+        if access.caller.surface == AGENT:
+            return Reach(self._door.boards(access.caller), Policy(capabilities=access.capabilities))
         boards = self._door.boards(Caller(SURFACE, access.caller.client))
         policy = Policy(capabilities=granted(access))
         if Capability.APPROVE not in policy.capabilities:

@@ -16,7 +16,7 @@ import sys
 
 ASKED = (
     ("list_sessions", {}),
-    ("start_session", {"name": "by-agent", "path": "/tmp", "backend": "echo"}),
+    ("start_session", {"name": "by-agent", "path": "/usr", "backend": "echo"}),
     ("decide", {"approval_id": "APPROVAL", "decision": {"type": "approve"}}),
     ("delete_session", {"name": "nobody"}),
 )

@@ -11,7 +11,7 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import psutil
@@ -83,7 +83,7 @@ class Program:
             model=options.model,
             permission_mode=cast(Any, options.permission_mode),
             allowed_tools=list(options.allowed_tools),
-            disallowed_tools=list(options.disallowed_tools),
+            disallowed_tools=[*options.disallowed_tools, *_closed(options.private)],
             system_prompt=cast(Any, {"type": "preset", "preset": "claude_code", **append}),
             add_dirs=list(options.add_dirs),
             mcp_servers=dict(options.mcp_servers),
@@ -293,6 +293,11 @@ def _same_session(one: psutil.Process, other: psutil.Process) -> bool:
         return os.getsid(one.pid) == os.getsid(other.pid)
     except OSError:
         return False
+
+
+def _closed(private: Sequence[str]) -> list[str]:
+    """Return the rules that keep the program's file tools out of these directories, in every mode; `//` is the root."""
+    return [f"{tool}(/{directory}/**)" for directory in private for tool in ("Read", "Edit")]
 
 
 async def _settle(task: asyncio.Task[None] | None, *, cancel: bool = False) -> None:

@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tollboard.backends._claude_options import HERMETIC, ClaudeOptions, login_found, parse_claude_options
+from tollboard.backends._claude_options import (
+    HERMETIC,
+    PLAIN,
+    ClaudeOptions,
+    claude_powers,
+    login_found,
+    parse_claude_options,
+)
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
@@ -85,6 +92,11 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     name: ClassVar[str] = "claude"
     extra: ClassVar[str | None] = "claude"
+    plain_options: ClassVar[frozenset[str]] = PLAIN
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return what `Backend.powers` does, and a permission mode in which less is asked."""
+        return claude_powers(options, super().powers(options))
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, BackendUnavailable when `cli_path` is no program."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from tollboard.backends._model_options import ModelOptions, check_model_option, parse_model_options
+from tollboard.backends._model_powers import model_powers
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -58,6 +59,10 @@ class ModelBackend(Backend[ModelSession]):
     name: ClassVar[str] = "model"
     extra: ClassVar[str | None] = "models"
     goes_on: ClassVar[bool] = True
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return servers, addresses, keys, guards that are lifted, tools of other packages; in sub-agents too."""
+        return model_powers(options)
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option; models and tools are looked up at the start."""

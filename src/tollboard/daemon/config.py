@@ -151,6 +151,8 @@ class Config:
     """The only backends sessions may use; empty means all."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
+    send_options: tuple[str, ...] = ()
+    """Options that whoever may send may give beside the plain ones, such as `mcp_servers`; empty means none."""
     tcp_host: str | None = None
     tcp_port: int = 0
     """0: the system chooses; `tollboard doctor` shows it."""

@@ -118,7 +118,8 @@ class Roster:
             provider_session_id=record.provider_session_id,
             # Results are in the ledger: the runtime need not keep them too.
             **{"max_results": 0, **options, **known, "cwd": path,
-               "env_marker": f"{SESSION_MARKER}={self.settings.home_id}:{record.id}"},
+               "env_marker": f"{SESSION_MARKER}={self.settings.home_id}:{record.id}",
+               **self.settings.ours()},
         )  # fmt: skip
         session.live(machine)
 

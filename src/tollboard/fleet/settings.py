@@ -7,13 +7,23 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tollboard.errors import Invalid, InvalidName, InvalidOption, InvalidPath, InvalidPrompt, UnknownBackend
+from tollboard.errors import (
+    Denied,
+    Invalid,
+    InvalidName,
+    InvalidOption,
+    InvalidPath,
+    InvalidPrompt,
+    UnknownBackend,
+)
 from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
 from tollboard.ids import check_name, looks_like_id
+from tollboard.runtime.backend import Backend
 from tollboard.runtime.options import split_options
 
-OURS = ("cwd", "env_marker", "answered")
+OURS = ("cwd", "env_marker", "answered", "private")
 """Options that every backend gets from the fleet itself."""
 ASKED = ("model", "permission_mode")
 """Options that a provider reports back, by the same name."""
@@ -30,12 +40,20 @@ class FleetSettings:
     roots: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     """The only backends it may use; empty means all."""
+    private: tuple[str, ...] = ()
+    """Directories of the daemon's own, which no tool of a session may open: its state directory."""
+    send_options: tuple[str, ...] = ()
+    """Options beyond the plain ones that whoever may send may give; see `Backend.powers`."""
     absolute_paths: bool = False
     """Refuse relative ones: who asks a daemon stands in another directory than it does."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
     revive_timeout_s: float = 10.0
     """How long one session may take to come back at start-up, so that none blocks the others."""
+
+    def ours(self) -> dict[str, object]:
+        """Return the options that every session and worker gets from these settings."""
+        return {"private": self.private} if self.private else {}
 
     def check_backend(self, name: str) -> None:
         """Raise UnknownBackend if the configuration does not allow this backend."""
@@ -67,6 +85,23 @@ class FleetSettings:
                 f"the working directory {real!r} is outside of what is allowed: {', '.join(self.roots)}"
             )
         return real
+
+    def check_powers(self, backend: Backend[Any], path: str, options: Mapping[str, object]) -> None:
+        """Raise Denied for a session or pool that a caller who may only send may not start."""
+        powers = backend.powers(split_options(dict(options))[1])
+        for power in powers:
+            if power.partition(".")[0] not in self.send_options:
+                raise Denied(
+                    f"the option {power!r} of backend {backend.name!r} gives a session more rights, which needs the "
+                    "capability configure: start it from a terminal, or have a person add "
+                    f"{power.partition('.')[0]!r} to send_options in tollboard.toml"
+                )
+        for own in self.private:
+            if Path(own).is_relative_to(path) or Path(path).is_relative_to(own):
+                raise Denied(
+                    f"a session in {path!r} would have the daemon's own files below it or around it; choose another "
+                    "directory"
+                )
 
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt if it is text of an allowed size."""

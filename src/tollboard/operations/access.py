@@ -26,8 +26,10 @@ class Capability(StrEnum):
 
     READ = "read"
     SEND = "send"
-    """Start, send, interrupt, halt, resume, stop, summaries, acknowledge."""
+    """Start with plain options, send, interrupt, halt, resume, stop, summaries, acknowledge."""
     APPROVE = "approve"
+    CONFIGURE = "configure"
+    """Start with any option: what runs programs, names addresses and keys, lifts guards."""
     ADMIN = "admin"
     """Everything, and deleting and shutting down."""
 
@@ -73,9 +75,13 @@ class Access:
     capabilities: frozenset[Capability]
     reason: str = ""
 
+    def has(self, capability: Capability) -> bool:
+        """Whether the client has it; admin has them all."""
+        return not {capability, Capability.ADMIN}.isdisjoint(self.capabilities)
+
     def require(self, capability: Capability) -> None:
         """Raise Denied unless the client has the capability; admin has them all."""
-        if capability not in self.capabilities and Capability.ADMIN not in self.capabilities:
+        if not self.has(capability):
             may = ", ".join(sorted(self.capabilities)) or "do nothing"
             if self.reason:
                 raise Denied(f"{self.reason}; it may {may}, not {capability}")

@@ -57,9 +57,13 @@ class Door:
     agents_may: frozenset[Capability] = frozenset()
     """What the processes of sessions may do here; a setting of the daemon."""
 
-    def boards(self, caller: Caller) -> Boards:
-        """Return what the operations of this caller run on."""
-        return Boards(self.board.on_behalf_of(caller), self.pools.on_behalf_of(caller))
+    def boards(self, access: Access) -> Boards:
+        """Return what the operations of this client run on: who cannot configure starts things with plain options."""
+        caller, configures = access.caller, access.has(Capability.CONFIGURE)
+        return Boards(
+            self.board.on_behalf_of(caller, configures=configures),
+            self.pools.on_behalf_of(caller, configures=configures),
+        )
 
     def name_of(self, asker: Asker) -> str:
         """Return the name of the session, or `pool/worker`, whose process asks."""

@@ -57,11 +57,17 @@ class Host:
         self.settings = settings
         self._backends = backends
 
-    def settle(self, asked: PoolSpec) -> PoolSpec:
-        """Return what is asked with its real path. Raises UnknownBackend, InvalidPath, also for what is not allowed."""
+    def settle(self, asked: PoolSpec, *, configures: bool) -> PoolSpec:
+        """Return what is asked with its real path.
+
+        Raises UnknownBackend, InvalidPath, also for what is not allowed; Denied for what needs `configure`.
+        """
         self.settings.check_backend(asked.backend)
-        _ = self._backends.load(asked.backend)
-        return replace(asked, path=self.settings.check_path(asked.path))
+        backend = self._backends.load(asked.backend)
+        path = self.settings.check_path(asked.path)
+        if not configures:
+            self.settings.check_powers(backend, path, asked.options)
+        return replace(asked, path=path)
 
     async def check(self, asked: PoolSpec) -> PoolSpec:
         """Raise what the backend would raise if the workers were started, else return what was asked."""
@@ -79,7 +85,8 @@ class Host:
         hosted = HostedPool(record)
         hosted.pool = await start_pool(
             record.name, spec, self.runtime, self._backends, self.ledger.pool_journal(record), backlog, first_index,
-            {**resolve_references(spec.options, os.environ), "cwd": path, "env_marker": marker},
+            {**resolve_references(spec.options, os.environ), "cwd": path, "env_marker": marker,
+             **self.settings.ours()},
         )  # fmt: skip
         return hosted
 

@@ -88,6 +88,7 @@ class Pools:
         self, ledger: PoolLedger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
     ) -> None:
         self.caller = LOCAL
+        self.configures = True
         self._ledger = ledger
         self._runtime = runtime
         self._settings = settings
@@ -109,10 +110,14 @@ class Pools:
             raise
         return pools
 
-    def on_behalf_of(self, caller: Caller) -> Pools:
-        """Return the same pools with another caller, who is recorded with what it starts (S27)."""
+    def on_behalf_of(self, caller: Caller, *, configures: bool = True) -> Pools:
+        """Return the same pools with another caller, who is recorded with what it starts (S27).
+
+        One that does not configure may only start pools with plain options (`FleetSettings.check_powers`).
+        """
         view = copy.copy(self)
         view.caller = caller
+        view.configures = configures
         return view
 
     def name_of(self, pool_id: str) -> str | None:
@@ -184,7 +189,7 @@ class Pools:
             name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
             min=min, max=max, retries=retries, max_queued=max_queued, options=options,
         )  # fmt: skip
-        spec = self._host.settle(asked)
+        spec = self._host.settle(asked, configures=self.configures)
         record = PoolRecord(
             id=new_ref(), name=name, spec=spec, life=PoolLife.LIVE, created_at=self._runtime.clock.time(),
             created_by=str(self.caller),
@@ -204,7 +209,7 @@ class Pools:
             name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
             min=min, max=max, retries=retries, max_queued=max_queued, options=options,
         )  # fmt: skip
-        return await self._host.check(self._host.settle(asked))
+        return await self._host.check(self._host.settle(asked, configures=self.configures))
 
     async def definition(self, name: str) -> PoolSpec:
         """See `PoolBoard.definition`."""

@@ -73,12 +73,15 @@ class McpOverHttp:
 
         access: Access = context.request.state.access
         if access.caller.surface == AGENT:
-            return Reach(self._door.boards(access.caller), Policy(capabilities=access.capabilities))
-        boards = self._door.boards(Caller(SURFACE, access.caller.client))
-        policy = Policy(capabilities=granted(access))
+            return Reach(self._door.boards(access), Policy(capabilities=access.capabilities, options=True))
+        # Which options: that is what the token may do, and the boards hold it.
+        policy = Policy(capabilities=granted(access), options=True)
+        model = Access(Caller(SURFACE, access.caller.client), policy.capabilities)
+        boards = self._door.boards(model)
         if Capability.APPROVE not in policy.capabilities:
             return Reach(boards, policy)
-        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)))
+        person = Access(Caller(ASKED, access.caller.client), frozenset({Capability.APPROVE}))
+        return Reach(boards, policy, self._door.boards(person))
 
 
 def granted(access: Access) -> frozenset[Capability]:
@@ -89,4 +92,4 @@ def granted(access: Access) -> frozenset[Capability]:
     """
     if Capability.ADMIN in access.capabilities:
         return GRANTED
-    return access.capabilities & (GRANTED | {Capability.APPROVE})
+    return access.capabilities & (GRANTED | {Capability.APPROVE, Capability.CONFIGURE})

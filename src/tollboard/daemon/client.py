@@ -83,7 +83,12 @@ class Client:
         self.home = home
         self.on_notice: Callable[[str], None] = logger.info
         """Hears in a line what a person should know while something goes on by itself."""
-        self._connection = Connection(home, lambda: _headers(surface, client, token), lasting=lasting)
+        if callable(token):
+            make = token
+            self._connection = Connection(home, lambda: _headers(surface, client, make()), lasting=lasting)
+        else:
+            headers = _headers(surface, client, token)
+            self._connection = Connection(home, lambda: headers, lasting=lasting)
         self.pools = PoolClient(self._call)
 
     @classmethod
@@ -374,10 +379,8 @@ def _body(given: Mapping[str, object]) -> bytes:
         raise WireError(f"the arguments cannot be sent as JSON: {exc}") from None
 
 
-def _headers(surface: str, client: str, token: Token | None) -> dict[str, str]:
+def _headers(surface: str, client: str, token: str | None) -> dict[str, str]:
     headers = {"x-tollboard-surface": plain(surface), "x-tollboard-client": plain(client)}
-    if callable(token):
-        token = token()
     if token is not None:
         if not token.isascii() or not token.isprintable():
             raise Denied("the token is not one of ours: it has characters that no token has")

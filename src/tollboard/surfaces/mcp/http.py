@@ -14,13 +14,10 @@ from tollboard.errors import BackendUnavailable
 from tollboard.fleet.records import Caller
 from tollboard.operations.access import AGENT, Access, Capability
 from tollboard.surfaces.gate import Door, Receive, Scope, SendMessage
-from tollboard.surfaces.mcp.policy import GRANTED, Policy
+from tollboard.surfaces.mcp.policy import ASKED, GRANTED, SURFACE, Policy
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-
-SURFACE, ASKED = "mcp", "mcp-person"
-"""Who did it: a model, or the person at its host who was asked."""
 
 
 class McpOverHttp:
@@ -69,19 +66,26 @@ class McpOverHttp:
 
     def reach(self, context: Any) -> Any:
         """Return what a request may reach: its token says so."""
+        from tollboard.surfaces.mcp.readers import reader_named
         from tollboard.surfaces.mcp.server import Reach
 
         access: Access = context.request.state.access
         if access.caller.surface == AGENT:
-            return Reach(self._door.boards(access), Policy(capabilities=access.capabilities, options=True))
+            reader = reader_named(access.caller.client)
+            return Reach(
+                self._door.boards(access),
+                Policy(capabilities=access.capabilities, options=True),
+                reader=reader,
+            )
         # Which options: that is what the token may do, and the boards hold it.
         policy = Policy(capabilities=granted(access), options=True)
-        model = Access(Caller(SURFACE, access.caller.client), policy.capabilities)
-        boards = self._door.boards(model)
+        boards = self._door.boards(Access(Caller(SURFACE, access.caller.client), policy.capabilities))
+        # A token has a name, and that is who reads; the admin token's bearers are told apart by what they say.
+        reader = None if Capability.ADMIN in access.capabilities else reader_named(access.caller.client)
         if Capability.APPROVE not in policy.capabilities:
-            return Reach(boards, policy)
+            return Reach(boards, policy, reader=reader)
         person = Access(Caller(ASKED, access.caller.client), frozenset({Capability.APPROVE}))
-        return Reach(boards, policy, self._door.boards(person))
+        return Reach(boards, policy, self._door.boards(person), reader)
 
 
 def granted(access: Access) -> frozenset[Capability]:

@@ -12,6 +12,8 @@ from tollboard.errors import Denied, InvalidPath, UnknownBackend
 from tollboard.operations.access import Capability
 from tollboard.runtime.options import split_options
 
+SURFACE, ASKED = "mcp", "mcp-person"
+"""Who did it: a model, or the person at its host who was asked."""
 GRANTED = frozenset({Capability.READ, Capability.SEND})
 MODES = ("default", "plan")
 """Permission modes in which a session asks before it does anything that cannot be undone."""

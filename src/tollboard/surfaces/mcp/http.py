@@ -71,12 +71,8 @@ class McpOverHttp:
 
         access: Access = context.request.state.access
         if access.caller.surface == AGENT:
-            reader = reader_named(access.caller.client)
-            return Reach(
-                self._door.boards(access),
-                Policy(capabilities=access.capabilities, options=True),
-                reader=reader,
-            )
+            narrow = Policy(capabilities=access.capabilities, options=True)
+            return Reach(self._door.boards(access), narrow, reader=reader_named(access.caller.client))
         # Which options: that is what the token may do, and the boards hold it.
         policy = Policy(capabilities=granted(access), options=True)
         boards = self._door.boards(Access(Caller(SURFACE, access.caller.client), policy.capabilities))

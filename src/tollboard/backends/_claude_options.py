@@ -45,6 +45,7 @@ class ClaudeOptions:
     marker: tuple[str, str] | None = None
     answered: bool = True
     private: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
     model: str | None = None
     permission_mode: str | None = None
     allowed_tools: tuple[str, ...] = ()

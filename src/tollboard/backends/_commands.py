@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tollboard.backends._environment import inherited
 from tollboard.backends._process import Marker, end_processes, identify
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
@@ -17,8 +18,6 @@ HEAD, TAIL = 16_000, 16_000
 """Bytes of output that are kept from the beginning and from the end."""
 READ_WAIT_S = 1.0
 COMMAND = "TOLLBOARD_COMMAND"
-SECRET = re.compile(r"key|token|secret|passw|credential|authorization|cookie", re.IGNORECASE)
-"""Names of variables that no command needs to see: an agent writes commands, and reads what they print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,9 @@ class _Kept(asyncio.Protocol):
 class Commands:
     """Runs commands in one directory."""
 
-    def __init__(self, root: Path, marker: Marker | None) -> None:
+    def __init__(self, root: Path, marker: Marker | None, pass_env: Sequence[str] = ()) -> None:
         self._root = root
+        self._pass_env = pass_env
         self._marker = marker
         self._running: set[str] = set()
         self._endings: set[asyncio.Task[None]] = set()
@@ -131,5 +131,7 @@ class Commands:
         )
 
     def _environment(self, mark: Marker) -> dict[str, str]:
-        env = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
-        return {**env, **dict([mark, *([self._marker] if self._marker else [])])}
+        return {
+            **inherited(os.environ, self._pass_env),
+            **dict([mark, *([self._marker] if self._marker else [])]),
+        }

@@ -47,11 +47,12 @@ class DirectoryTools:
     """Tools for one directory."""
 
     def __init__(
-        self, root: str | os.PathLike[str], *, marker: Marker | None = None, private: Sequence[str] = ()
-    ) -> None:
+        self, root: str | os.PathLike[str], *, marker: Marker | None = None, private: Sequence[str] = (),
+        pass_env: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._root = Path(os.path.realpath(root))
         self._private = Private(private)
-        self._commands = Commands(self._root, marker)
+        self._commands = Commands(self._root, marker, pass_env)
 
     def tools(self) -> tuple[DirectoryTool, ...]:
         """Return all of them."""

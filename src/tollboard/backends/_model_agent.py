@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tollboard.backends._directory_tools import READ_ONLY, DirectoryTools
+from tollboard.backends._environment import inherited
 from tollboard.backends._model_options import BUILT_IN, GUARDS, TODO_TOOL, AgentSpec, ModelOptions
 from tollboard.backends._process import Marker
 from tollboard.errors import InvalidOption
@@ -79,7 +81,9 @@ class Toolbox:
             server = dict(given)
             if "command" in server:
                 server.setdefault("cwd", self.options.cwd)
-                server["env"] = {**server.get("env", {}), **dict([self.marker])}
+                server["env"] = {
+                    **inherited(os.environ, self.options.pass_env), **server.get("env", {}), **dict([self.marker]),
+                }  # fmt: skip
             try:
                 toolset = MCPToolset[Any]({"mcpServers": {name: server}})
             except ValueError as wrong:

@@ -79,6 +79,7 @@ class ModelOptions:
     marker: tuple[str, str] | None = None
     answered: bool = True
     private: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
 
 
 def _limits(value: object) -> dict[str, int]:
@@ -173,9 +174,10 @@ def check_model_option(option: str, value: object) -> None:
 
 def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     """Return the checked options. Raises InvalidOption that names the option and what it should have been."""
-    given = read_options(
-        "model", options, {**_SESSION, "cwd": directory, "env_marker": env_marker, "private": _tools}
-    )
+    ours: dict[str, Check] = {
+        "cwd": directory, "env_marker": env_marker, "private": _tools, "pass_env": _tools,
+    }  # fmt: skip
+    given = read_options("model", options, {**_SESSION, **ours})
     if "model" not in given:
         raise InvalidOption("backend 'model' needs the option 'model', such as 'anthropic:claude-sonnet-5-5'")
     agent = {key: given.pop(key) for key in tuple(given) if key in _OF_EVERY_AGENT}

@@ -56,7 +56,9 @@ class Conversation:
         self._options = options
         self._answered = answered
         marker = options.marker or (MARKER, id)
-        self._directory = DirectoryTools(options.cwd or ".", marker=marker, private=options.private)
+        self._directory = DirectoryTools(
+            options.cwd or ".", marker=marker, private=options.private, pass_env=options.pass_env
+        )
         self._toolbox = Toolbox(options, self._directory, marker, self._note_todos)
         self._definition = definition_of(options, self._toolbox)
         self._clients = AsyncExitStack()

@@ -26,6 +26,7 @@ from tollboard.backends._claude_options import (
     login_found,
     parse_claude_options,
 )
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
@@ -199,7 +200,7 @@ async def _version_of(program: str) -> str:
         process = await asyncio.create_subprocess_exec(
             program,
             "--version",
-            env={**os.environ, **HERMETIC},
+            env={**inherited_by_claude(os.environ), **HERMETIC},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

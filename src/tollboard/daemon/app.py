@@ -188,7 +188,7 @@ class _Daemon:
         config = self._config
         return FleetSettings(
             absolute_paths=True, home_id=home_id, roots=config.roots, backends=config.backends,
-            private=(os.path.realpath(self._home.path),), send_options=config.send_options,
+            private=(os.path.realpath(self._home.path),), send_options=config.send_options, pass_env=config.pass_env,
             max_prompt_bytes=config.max_prompt_bytes, max_summary_bytes=config.max_summary_bytes,
         )  # fmt: skip
 

@@ -151,6 +151,8 @@ class Config:
     """The only backends sessions may use; empty means all."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
+    pass_env: tuple[str, ...] = ()
+    """Variables of the daemon's environment that its programs see beside the usual ones, such as `SSH_AUTH_SOCK`."""
     send_options: tuple[str, ...] = ()
     """Options that whoever may send may give beside the plain ones, such as `mcp_servers`; empty means none."""
     tcp_host: str | None = None

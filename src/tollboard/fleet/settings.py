@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +18,15 @@ from tollboard.errors import (
     UnknownBackend,
 )
 from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
+from tollboard.fleet.secrets import PLACES, REFERENCE, refuse_secrets
 from tollboard.ids import check_name, looks_like_id
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.options import split_options
 
-OURS = ("cwd", "env_marker", "answered", "private")
+OURS = ("cwd", "env_marker", "answered", "private", "pass_env")
 """Options that every backend gets from the fleet itself."""
 ASKED = ("model", "permission_mode")
 """Options that a provider reports back, by the same name."""
-
-_SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|authorization|cookie)")
-_REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +39,8 @@ class FleetSettings:
     """The only backends it may use; empty means all."""
     private: tuple[str, ...] = ()
     """Directories of the daemon's own, which no tool of a session may open: its state directory."""
+    pass_env: tuple[str, ...] = ()
+    """Variables of the daemon's environment that its programs inherit beside the usual ones."""
     send_options: tuple[str, ...] = ()
     """Options beyond the plain ones that whoever may send may give; see `Backend.powers`."""
     absolute_paths: bool = False
@@ -53,7 +52,8 @@ class FleetSettings:
 
     def ours(self) -> dict[str, object]:
         """Return the options that every session and worker gets from these settings."""
-        return {"private": self.private} if self.private else {}
+        found = {"private": self.private, "pass_env": self.pass_env}
+        return {name: value for name, value in found.items() if value}
 
     def check_backend(self, name: str) -> None:
         """Raise UnknownBackend if the configuration does not allow this backend."""
@@ -177,52 +177,19 @@ def check_options(options: Mapping[str, object], ours: Collection[str] = OURS) -
     return split_options(dict(options))[1]
 
 
-def refuse_secrets(options: Mapping[str, object]) -> None:
-    """Raise InvalidOption if an option holds a secret in plain text: options are kept in the database.
-
-    A secret is passed by reference: `"$NAME"` is replaced by the daemon's environment variable when it is used.
-    """
-    for where, name, value in _named_texts(options, ""):
-        if _SECRET_NAME.search(name) and value and not _REFERENCE.match(value):
-            raise InvalidOption(
-                f"{where} looks like a secret and options are kept in the database: "
-                f"set the variable in the daemon's environment and pass '${name}' instead"
-            )
-
-
 def resolve_references(options: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, object]:
     """Return the options with every `"$NAME"` inside `env` and `headers` replaced by that variable."""
-    return {key: _resolved(value, environ, inside=key in _PLACES) for key, value in options.items()}
-
-
-_PLACES = frozenset({"env", "headers"})
+    return {key: _resolved(value, environ, inside=key in PLACES) for key, value in options.items()}
 
 
 def _resolved(value: object, environ: Mapping[str, str], *, inside: bool) -> object:
     if isinstance(value, Mapping):
-        return {k: _resolved(v, environ, inside=inside or k in _PLACES) for k, v in value.items()}
+        return {k: _resolved(v, environ, inside=inside or k in PLACES) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_resolved(item, environ, inside=inside) for item in value]
-    if inside and isinstance(value, str) and (match := _REFERENCE.match(value)):
+    if inside and isinstance(value, str) and (match := REFERENCE.match(value)):
         name = match.group(1)
         if name not in environ:
             raise InvalidOption(f"the variable {name} is not set in the daemon's environment")
         return environ[name]
     return value
-
-
-def _named_texts(value: object, where: str) -> list[tuple[str, str, str]]:
-    found: list[tuple[str, str, str]] = []
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            place = f"{where}.{key}" if where else str(key)
-            if isinstance(item, str):
-                # Only where secrets are passed by name; a `model` or a `script` may say what it likes.
-                if any(part in _PLACES for part in where.split(".")):
-                    found.append((place, str(key), item))
-            else:
-                found.extend(_named_texts(item, place))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            found.extend(_named_texts(item, f"{where}.{index}"))
-    return found

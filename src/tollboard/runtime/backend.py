@@ -84,9 +84,9 @@ class Backend(ABC, Generic[S]):
 
         `options` are the caller's, untouched, plus what the fleet adds: `cwd`; `env_marker`, a `NAME=VALUE` that every
         process started for this session must carry in its environment; `private`, directories that none of its tools
-        may open, the daemon's own. Must be quick: a program is
-        started at the first prompt. Raises InvalidOption for an unknown or bad option, listing the known ones, and
-        BackendUnavailable when a needed extra or program is missing.
+        may open, the daemon's own; `pass_env`, variables that they inherit beside the usual ones. Must be quick: a
+        program is started at the first prompt. Raises InvalidOption for an unknown or bad option, listing known ones,
+        and BackendUnavailable when a needed extra or program is missing.
         """
 
     @abstractmethod

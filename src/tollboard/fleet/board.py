@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from os import PathLike
 from typing import Literal, Protocol
 
+from tollboard.backends import DEFAULT_BACKEND
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -34,7 +35,6 @@ from tollboard.fleet.records import (
 from tollboard.runtime.approval import Decision
 
 DEFAULT_READER = "me"
-DEFAULT_BACKEND = "claude"
 MAX_PAGE = 200
 """Entries of one transcript or inbox page."""
 MAX_FEED_PAGE = 1_000

@@ -33,8 +33,8 @@ def ask(
     if looks_like_id(name):
         raise InvalidName(f"{name!r} looks like the id of a pool; choose another name")
     settings = settle_settings(
-        size, name=name, role=role, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
-        max_queued=max_queued, **_UNUSED,
+        size, name=name, role=role, roles=None, conversation="fresh", recycle_turns=None, recycle_tokens=None,
+        strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries, max_queued=max_queued, **_UNUSED,
     )  # fmt: skip
     check_options(options, POOL_OURS)
     return PoolSpec(

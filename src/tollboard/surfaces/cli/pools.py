@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tollboard.errors import Invalid
+from tollboard.pool.role import DEFAULT_ROLE
 from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
@@ -18,8 +19,6 @@ from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
     from tollboard.fleet.pools.records import PoolDeleted, PoolView
-
-DEFAULT_ROLE = "worker"
 
 PoolName = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", autocompletion=complete_pool)]
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from os import PathLike
 from typing import Literal, Protocol
 
-from tollboard.backends import DEFAULT_BACKEND
+import tollboard.backends as built_in
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -34,6 +34,7 @@ from tollboard.fleet.records import (
 )
 from tollboard.runtime.approval import Decision
 
+DEFAULT_BACKEND = built_in.DEFAULT_BACKEND
 DEFAULT_READER = "me"
 MAX_PAGE = 200
 """Entries of one transcript or inbox page."""

@@ -15,6 +15,7 @@ from tollboard.pool.desk import TaskDesk
 from tollboard.pool.journal import WorkerJournal
 from tollboard.pool.lifecycle import StartWorker
 from tollboard.pool.records import Backlog
+from tollboard.pool.role import Role
 from tollboard.pool.scaling import Autoscaler
 from tollboard.pool.worker import PoolWorker, Slot, Worker
 from tollboard.runtime.backend import Backend
@@ -57,7 +58,10 @@ def starter(
     `backends` are by role.
     """
     settings = desk.settings
-    own = {role: _options_of(desk, role, backends, options) for role in settings.roles}
+    own = {
+        name: options_of(name, role, backends[name], options, retried=settings.retries > 0)
+        for name, role in settings.roles.items()
+    }
 
     async def start_worker(worker: Worker) -> None:
         journal = NullJournal() if desk.journal is None else WorkerJournal(desk.journal, worker)
@@ -74,16 +78,12 @@ def starter(
     return start_worker
 
 
-def _options_of(
-    desk: TaskDesk, role: str, backends: Mapping[str, Backend[Any]], options: Mapping[str, object]
+def options_of(
+    name: str, role: Role, backend: Backend[Any], shared: Mapping[str, object], *, retried: bool
 ) -> Mapping[str, object]:
-    """Return the options of a role's workers, the runtime's among them."""
-    settings = desk.settings
-    known = settings.roles[role]
-    merged = known.merged(options, same_backend=known.backend is None)
-    return backends[role].worker_options(
-        merged, opening=known.opening(role, merged), retried=settings.retries > 0
-    )
+    """Return the options of a role's workers, the runtime's among them, made of the role's and the pool's."""
+    merged = role.merged(shared, same_backend=role.backend is None)
+    return backend.worker_options(merged, opening=role.opening(name, merged), retried=retried)
 
 
 def make_crews(desk: TaskDesk, start_worker: StartWorker) -> None:

@@ -13,6 +13,7 @@ from tollboard.runtime.options import RESERVED
 DEFAULT_ROLE = "worker"
 """The role of a pool that names none; its workers are not told of it."""
 OPENING = "You are a {role}."
+KEYS = ("size", "prompt", "model", "backend", "options")
 EVERY_BACKEND = RESERVED | {"cwd", "env_marker"}
 """Options that workers on another backend than their pool's get too."""
 
@@ -49,7 +50,10 @@ class Role:
 
 
 def check_roles(roles: object) -> dict[str, Role]:
-    """Return the roles that were given, by name; a number stands for a role of that size. Raises InvalidOption."""
+    """Return the roles that were given, by name. Raises InvalidOption.
+
+    A number is a role of that size, a mapping has the fields of one.
+    """
     if not isinstance(roles, Mapping) or not roles:
         raise InvalidOption("roles names no role: give {role: Role(...)}, or {role: number}")
     return {_check_name(name): _check_role(name, role) for name, role in roles.items()}
@@ -64,6 +68,10 @@ def _check_name(name: object) -> str:
 def _check_role(name: str, role: object) -> Role:
     if isinstance(role, int) and not isinstance(role, bool):
         return Role(size=role)
+    if isinstance(role, Mapping):
+        if unknown := sorted(str(key) for key in role if key not in KEYS):
+            raise InvalidOption(f"role {name!r} has {unknown[0]!r}; a role has: {', '.join(KEYS)}")
+        role = Role(**role)
     if not isinstance(role, Role):
         raise InvalidOption(f"role {name!r} is {role!r:.60}: give a Role, or a number of workers")
     for what, value in (("prompt", role.prompt), ("model", role.model)):

@@ -348,6 +348,12 @@ class StoreUnavailable(StoreError):
     code = "store_unavailable"
 
 
+class StoreMisplaced(StoreUnavailable):
+    """The database was moved, removed or replaced, or belongs to another state directory; nothing was written."""
+
+    code = "store_misplaced"
+
+
 class StoreCorrupt(StoreError):
     """The database file is damaged."""
 

@@ -324,10 +324,14 @@ class Store:
         loop = asyncio.get_running_loop()
         found: asyncio.Future[str | None] = loop.create_future()
 
+        def tell(damage: str | None) -> None:
+            if not found.done():
+                found.set_result(damage)
+
         def look() -> None:
             damage = find_damage(self._place)
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(lambda: found.done() or found.set_result(damage))
+                loop.call_soon_threadsafe(tell, damage)
 
         threading.Thread(target=look, name="tollboard-check", daemon=True).start()
         return await found

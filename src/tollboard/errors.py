@@ -42,6 +42,7 @@
     ├── Unsupported              this backend cannot do that
     ├── StoreError               the database
     │   ├── StoreUnavailable     disk full, read-only, locked: nothing was written
+    │   │   └── StoreMisplaced   moved, replaced, or another directory's
     │   ├── StoreCorrupt         the file is damaged
     │   ├── StoreTooNew          written by a newer Tollboard
     │   └── StaleOwner           another daemon has taken the state directory over

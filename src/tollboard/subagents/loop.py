@@ -320,7 +320,7 @@ class Loop:
         """Show a call that never came to `handle`: an unknown tool, arguments that do not fit."""
         if isinstance(event, FunctionToolResultEvent) and self.show is not None:
             id = event.part.tool_call_id
-            if not self.calls.knows(id):
+            if self.calls.get(id) is None:
                 content = to_text(jsonable(getattr(event.part, "content", "")))
                 await self.show(ToolResultEvent(id, content, is_error=True))
 

@@ -293,6 +293,7 @@ class Calls:
             name, instructions = str(call.arguments["task_name"]), str(call.arguments["instructions"])
             definition = next(d for d in self._definition.sub_agents if d.name == name)
             child = self._make_child(self._loop, definition, child_key(self._loop.id, call), instructions)
+            child.loop.on_usage = self._loop.on_usage
             self.children[call.id] = child
         return child
 

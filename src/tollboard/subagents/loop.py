@@ -102,6 +102,8 @@ class Loop:
         self.messages: list[ModelMessage] = []
         self.calls = Calls(self, journal, make_child)
         self.show = show
+        self.on_usage: Callable[[], None] | None = None
+        """Called for every response that was paid for, here and below, before it is written down."""
         self._journal = journal
         self._heard = heard
         self.limits = limits or UsageLimits(request_limit=None)
@@ -262,6 +264,8 @@ class Loop:
         ended = self.calls.begin()
         self.head.step += 1
         self.head.ref = self._ref
+        if self.on_usage is not None:
+            self.on_usage()
         await self.save(ended)
         if self._heard is not None:
             for message in fresh:

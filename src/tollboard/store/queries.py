@@ -381,6 +381,8 @@ REQUEST_APPROVAL = Query(
             "allowed",
             "state",
             "requested_at",
+            "kind",
+            "questions",
         )
     )
 )

@@ -257,6 +257,7 @@ async def test_l08_what_a_turn_used_before_the_daemon_was_killed_is_in_its_entry
             await answer(board, again)
             killed, next_one = (await board.transcript("m")).entries
     assert killed.ref == ref
-    assert killed.usage is not None and next_one.usage is not None
+    assert killed.usage is not None
+    assert next_one.usage is not None
     assert (killed.usage.input_tokens, killed.usage.output_tokens) == (2100, 210)
     assert (next_one.usage.input_tokens, next_one.usage.output_tokens) == (7, 3)

@@ -51,7 +51,11 @@ async def saying_at_the_end() -> AsyncIterator[Event]:
 
 async def test_l08_every_attempt_of_a_request_is_counted(runtime: Runtime, backend: Puppet) -> None:
     attempts = iter([failing, failing, answering])
-    backend.script("work", lambda turn: next(attempts)(turn))
+
+    def attempt(turn: Turn) -> AsyncIterator[Event]:
+        return next(attempts)(turn)
+
+    backend.script("work", attempt)
     journal = RecordingJournal()
     await runtime.start_agent(
         Scripted, "a", backend=backend, journal=journal, handle_error=lambda *_: Prompt("work")

@@ -41,7 +41,7 @@ class Journal(Protocol):
         """
 
     def used(self, request: Request, usage: Usage) -> Commit | None:
-        """Remember what a request has used so far, with all its attempts. May come after `finished`, and counts then."""
+        """Remember what a request has used so far, in all its attempts. It counts also after `finished`."""
 
     def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Commit | None:
         """Remember the backend conversation's id, and the settings the provider says it really runs with (S24)."""

@@ -49,7 +49,8 @@ class Turn:
 
     __slots__ = (
         "_cancels", "_deadline", "_last_event", "_still_since", "announced", "attempt", "began", "callback_expired",
-        "ending", "in_callback", "left", "machine", "no_retry", "ref", "request", "seen", "spent_before", "stage", "usage",
+        "ending", "in_callback", "left", "machine", "no_retry", "ref", "request", "seen", "spent_before",
+        "stage", "usage",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, request: Request, now: float) -> None:

@@ -135,7 +135,9 @@ async def test_p17_a_pool_that_is_stopped_ends_what_pauses() -> None:
 
 def test_p17_the_pause_is_as_long_as_the_provider_asks_within_bounds() -> None:
     def after(attempt: int, asked: float | None = None) -> float:
-        return pause_s(Failed(Reason.BACKEND_ERROR, "", ErrorCause.OVERLOADED, asked), attempt)
+        return pause_s(
+            Failed(Reason.BACKEND_ERROR, cause=ErrorCause.OVERLOADED, retry_after_s=asked), attempt
+        )
 
     assert after(1, 20) == 20
     assert after(1, 1e9) == 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tollboard.runtime.event import ErrorCause, slot_setters
+from tollboard.runtime.event import ErrorCause, Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -75,6 +75,8 @@ class Failed:
 
     reason: Reason
     detail: str = field(repr=False, default="")
+    usage: Usage | None = field(default=None, compare=False)
+    """What was paid for nevertheless, if the backend reported it."""
     cause: ErrorCause | None = None
     retry_after_s: float | None = None
     acted: bool = False

@@ -19,7 +19,7 @@ POOL_OURS = frozenset(OURS) | {
     "worker",
 }  # fmt: skip
 """Options that every pool gets from the fleet itself."""
-_USUAL: Mapping[str, Any] = {
+USUAL: Mapping[str, Any] = {
     "role": None, "roles": None, "conversation": "fresh", "recycle_turns": None, "recycle_tokens": None,
     "strategy": DEFAULT_STRATEGY, "rate": None, "burst": None, "min": None, "max": None, "retries": 0,
     "max_queued": DEFAULT_MAX_QUEUED,
@@ -40,7 +40,7 @@ def ask(
     given, options = split(asked)
     if not isinstance(given.get("strategy", ""), str):
         raise InvalidOption(f"strategy is {given['strategy']!r:.60}: it must be the name of one")
-    settings = settle_settings(size, name=name, **{**_USUAL, **given}, **_UNUSED)
+    settings = settle_settings(size, name=name, **{**USUAL, **given}, **_UNUSED)
     check_options(options, POOL_OURS)
     return PoolSpec(
         size=settings.sizes, path=path, backend=backend, strategy=str(given.get("strategy", DEFAULT_STRATEGY)),

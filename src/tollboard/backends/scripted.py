@@ -73,6 +73,7 @@ class ScriptedBackend(Backend[ScriptedSession]):
     """Play a script; options: `script` (see the top of this file) and `repeat`."""
 
     name: ClassVar[str] = "scripted"
+    remembers: ClassVar[bool] = False
     plain_options: ClassVar[frozenset[str]] = frozenset({"repeat"})
 
     def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:

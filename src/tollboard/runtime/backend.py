@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
-from tollboard.runtime.event import Event
+from tollboard.runtime.event import Event, Usage
 from tollboard.runtime.memory import Memory
 
 S = TypeVar("S")
@@ -63,6 +63,13 @@ class Turn(Protocol):
         `permission_mode`, `cwd`. Call it again whenever it changes.
         """
 
+    def report_usage(self, usage: Usage) -> None:
+        """Note what this attempt has used so far, all in all; the last report counts, as of a `UsageEvent`.
+
+        Unlike an event it may also come when the stream is being closed, or after that: what an interrupted turn has
+        used by then was paid for. It is written down at once, so a crash does not lose it.
+        """
+
 
 class Backend(ABC, Generic[S]):
     """One provider. All methods are called on the event loop; none may block it."""
@@ -77,6 +84,8 @@ class Backend(ABC, Generic[S]):
 
     plain_options: ClassVar[frozenset[str]] = frozenset()
     """Options that let a session do no more than it could without them, whatever their value; see `powers`."""
+    remembers: ClassVar[bool] = True
+    """Whether a session's turns know of those before. Where they do not, a fresh conversation costs nothing."""
 
     @abstractmethod
     async def start_session(self, options: Mapping[str, object]) -> S:
@@ -111,8 +120,23 @@ class Backend(ABC, Generic[S]):
         """End the session and every process it started; called once, last, also after a crash. Idempotent."""
 
     async def reset_session(self, session: S) -> S:
-        """Return a session with a fresh conversation and the same options; called only between turns."""
+        """Return a session with a fresh conversation and the same options; called only while no prompt runs.
+
+        Nothing that was said in the old conversation reaches a model again. May return the same object; when it is
+        cancelled or fails, it is called again, with the old one. Must be quick: a pool calls it before each task. One
+        that cannot raises Unsupported, and the session is ended and another started in its place.
+        """
         raise Unsupported(f"backend {self.name!r} cannot start a fresh conversation")
+
+    def worker_options(
+        self, options: Mapping[str, object], *, opening: str | None, retried: bool
+    ) -> Mapping[str, object]:
+        """Return the options of a pool's worker, for `start_session`.
+
+        `opening` says who the worker is, such as "You are a reviewer.": it comes first in the system prompt.
+        `retried`: the pool runs failed tasks again, so the provider's client must not try on its own as well.
+        """
+        return options
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for options that `start_session` would refuse, by looking at nothing but them.

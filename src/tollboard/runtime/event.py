@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, ClassVar
 
 
@@ -17,13 +18,27 @@ def slot_setters(cls: type[Any]) -> list[Callable[[object, object], None]]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and cost of one turn as the provider reported them; `None` means not reported, never zero."""
+    """Tokens and cost of one turn as the provider reported them; `None` means not reported, never zero.
+
+    `input_tokens` counts everything the model read: also what came from a cache and what was written to one. Those are
+    in `cache_read_tokens` and `cache_creation_tokens` besides.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_creation_tokens: int | None = None
     cost_usd: float | None = None
+
+    def plus(self, other: Usage | None) -> Usage:
+        """Return the sum; what only one of them reports is counted as it is."""
+        if other is None:
+            return self
+        pairs = [(getattr(self, each), getattr(other, each)) for each in USAGE_FIELDS]
+        return Usage(*(mine if theirs is None else theirs + (mine or 0) for mine, theirs in pairs))
+
+
+USAGE_FIELDS = tuple(each.name for each in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -118,13 +133,31 @@ class ResultEvent:
         return 0 if self.text is None else len(self.text)
 
 
+class ErrorCause(StrEnum):
+    """What a failed turn failed for, as far as the backend can tell: whether the same prompt may succeed follows."""
+
+    REFUSED = "refused"
+    """The provider refused the key, the quota, the model or the request: the same again is refused again."""
+    OVERLOADED = "overloaded"
+    """The provider is overloaded, limits the rate, failed, or could not be reached: later it may succeed."""
+    OVERFLOW = "overflow"
+    """The conversation is longer than the model takes: in a new conversation the prompt may succeed."""
+    BROKEN = "broken"
+    """The session's own program or connection failed: another session may succeed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """The failed end of the stream. `message` is for people and may quote the provider."""
+    """The failed end of the stream. `message` is for people and may quote the provider.
+
+    `cause` is `None` where the backend cannot tell; `retry_after_s` is how long the provider asks to wait.
+    """
 
     kind: ClassVar[str] = "error"
     message: str = field(repr=False)
     usage: Usage | None = None
+    cause: ErrorCause | None = None
+    retry_after_s: float | None = None
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tollboard.backends._environment import inherited
 from tollboard.backends._process import Marker, end_processes, identify
+from tollboard.backends._sandbox import Sandbox
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 
@@ -63,6 +64,7 @@ class Commands:
 
     def __init__(self, root: Path, marker: Marker | None, pass_env: Sequence[str] = ()) -> None:
         self._root = root
+        self.sandbox: Sandbox | None = None
         self._pass_env = pass_env
         self._marker = marker
         self._running: set[str] = set()
@@ -96,8 +98,11 @@ class Commands:
         reader, writer = os.pipe()
         try:
             await asyncio.get_running_loop().connect_read_pipe(lambda: kept, os.fdopen(reader, "rb", 0))
+            words = ["/bin/sh", "-c", command]
+            if self.sandbox is not None:
+                words = self.sandbox.wrap(words, self._root)
             return await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", command, cwd=self._root, env=self._environment(mark),
+                *words, cwd=self._root, env=self._environment(mark),
                 stdin=asyncio.subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True,
             )  # fmt: skip
         finally:

@@ -20,6 +20,7 @@ from typing import Any
 from tollboard.backends._commands import Commands, Result
 from tollboard.backends._private import Private
 from tollboard.backends._process import Marker
+from tollboard.backends._sandbox import Sandbox
 from tollboard.runtime.backend import ProcessReport
 
 READ_ONLY = frozenset({"list_files", "read_file", "search_files"})
@@ -53,6 +54,10 @@ class DirectoryTools:
         self._root = Path(os.path.realpath(root))
         self._private = Private(private)
         self._commands = Commands(self._root, marker, pass_env)
+
+    def run_in(self, sandbox: Sandbox | None) -> None:
+        """Run the commands from now on in a sandbox, or in none."""
+        self._commands.sandbox = sandbox
 
     def tools(self) -> tuple[DirectoryTool, ...]:
         """Return all of them."""

@@ -12,6 +12,7 @@ from tollboard.backends._options import (
     env_marker,
     flag,
     name,
+    one_of,
     read_options,
     table,
     text,
@@ -19,6 +20,7 @@ from tollboard.backends._options import (
     variables,
     whole,
 )
+from tollboard.backends._sandbox import Wish
 from tollboard.errors import InvalidOption, TollboardError
 from tollboard.ids import check_name
 
@@ -81,6 +83,9 @@ class ModelOptions:
     answered: bool = True
     private: tuple[str, ...] = ()
     pass_env: tuple[str, ...] = ()
+    sandbox: str | None = None
+    sandbox_network: bool = True
+    sandbox_default: str = "off"
 
 
 def _limits(value: object) -> dict[str, int]:
@@ -165,6 +170,8 @@ _SESSION: dict[str, Check] = {
     "mcp_servers": _servers,
     "limits": _limits,
     "summarise_at": whole(1),
+    "sandbox": one_of(*Wish),
+    "sandbox_network": flag,
 }
 
 
@@ -177,6 +184,7 @@ def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     """Return the checked options. Raises InvalidOption that names the option and what it should have been."""
     ours: dict[str, Check] = {
         "cwd": directory, "env_marker": env_marker, "private": _tools, "pass_env": _tools,
+        "sandbox_default": one_of(*Wish),
     }  # fmt: skip
     given = read_options("model", options, {**_SESSION, **ours})
     if "model" not in given:

@@ -39,6 +39,8 @@ def _parts(name: str, value: object) -> Iterator[str]:
             yield from [] if value in BUILT_IN else [f".{value}"]
         case "guards", Mapping():
             yield from (f".{tool}" for tool, guard in value.items() if guard is not True and not guard)
+        case ("sandbox", "required") | ("sandbox_network", False):
+            yield from ()
         case "settings", Mapping():
             yield from (f".{key}" for key in value if key not in _PLAIN_SETTINGS)
         case "sub_agents", list() | tuple():

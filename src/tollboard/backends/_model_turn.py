@@ -21,6 +21,7 @@ from tollboard.backends._model_agent import Todo, Toolbox, definition_of, todos_
 from tollboard.backends._model_failures import error_cause, retry_after_s
 from tollboard.backends._model_options import ModelOptions
 from tollboard.backends._process import end_processes
+from tollboard.backends._sandbox import Wish, settle
 from tollboard.clock import SystemClock
 from tollboard.errors import InvalidDecision
 from tollboard.runtime.approval import ApprovalRequest, Edit, Reject
@@ -69,6 +70,16 @@ class Conversation:
         """Turns whose tools swallowed their cancellation."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
+
+    async def settle_sandbox(self) -> dict[str, str]:
+        """Find the sandbox of the commands; return what `status` is to show. Raises BackendUnavailable if it must."""
+        wish = Wish(self._options.sandbox or self._options.sandbox_default)
+        if wish is Wish.OFF:
+            return {}
+        network = self._options.sandbox_network
+        sandbox = await settle(wish, private=self._options.private, network=network)
+        self._directory.run_in(sandbox)
+        return {"sandbox": "none" if sandbox is None else sandbox.name}
 
     async def close(self) -> ProcessReport:
         """End commands that still run and MCP servers, and close the connections."""

@@ -23,7 +23,7 @@ def read_options(backend: str, given: Mapping[str, object], known: Mapping[str, 
     answered with the known ones, a bad value with what it should have been.
     """
     checks = {"cwd": directory, "env_marker": env_marker, "answered": flag, "private": texts,
-              "pass_env": texts, **known}  # fmt: skip
+              "pass_env": texts, "sandbox_default": text, **known}  # fmt: skip
     if unknown := sorted(str(name) for name in given if name not in checks):
         raise InvalidOption(
             f"backend {backend!r} does not know {', '.join(map(repr, unknown))}; "

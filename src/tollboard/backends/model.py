@@ -47,6 +47,8 @@ class ModelSession:
     """The memory where nothing else keeps one: a session without a daemon."""
     conversation: Conversation | None = None
     closing: asyncio.Task[ProcessReport] | None = None
+    sandbox: dict[str, str] = field(default_factory=dict)
+    """What `status` shows of the sandbox of its commands."""
 
 
 class ModelBackend(Backend[ModelSession]):
@@ -58,7 +60,8 @@ class ModelBackend(Backend[ModelSession]):
     100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and
     entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true, false or
     {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`, `sub_agents`,
-    `general_purpose`, `list_sub_agents`, `summarise_at` (tokens).
+    `general_purpose`, `list_sub_agents`, `summarise_at` (tokens), `sandbox` (off, auto or required: whether
+    commands run in one), `sandbox_network` (default true).
     """
 
     name: ClassVar[str] = "model"
@@ -91,13 +94,16 @@ class ModelBackend(Backend[ModelSession]):
     async def prompt(self, session: ModelSession, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
         """Run one turn, or go on with the one that a restart cut off."""
         if not session.reported:
-            await turn.checkpoint(session.id, _effective(session.options))
+            await turn.checkpoint(session.id, _effective(session))
             session.reported = True
+        opened = session.conversation is not None
         try:
             conversation = await _open(session)
         except TollboardError as wrong:
             yield ErrorEvent(str(wrong))  # a key that was there when the session was started
             return
+        if session.sandbox and not opened:
+            await turn.checkpoint(session.id, _effective(session))  # known only now
         async with conversation.turn(text, turn, turn.memory or session.own) as events:
             async for event in events:
                 yield event
@@ -150,10 +156,13 @@ async def _open(session: ModelSession) -> Conversation:
         await asyncio.to_thread(importlib.import_module, "tollboard.backends._model_turn")
         from tollboard.backends._model_turn import Conversation
 
-        session.conversation = Conversation(session.id, session.options, answered=session.answered)
+        conversation = Conversation(session.id, session.options, answered=session.answered)
+        session.sandbox = await conversation.settle_sandbox()
+        session.conversation = conversation
     return session.conversation
 
 
-def _effective(options: ModelOptions) -> dict[str, str]:
-    found = {"model": str(options.agent.model)}
+def _effective(session: ModelSession) -> dict[str, str]:
+    options = session.options
+    found = {"model": str(options.agent.model), **session.sandbox}
     return found if options.cwd is None else {**found, "cwd": options.cwd}

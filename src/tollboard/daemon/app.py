@@ -198,6 +198,7 @@ class _Daemon:
         return FleetSettings(
             absolute_paths=True, home_id=home_id, roots=config.roots, backends=config.backends,
             private=(os.path.realpath(self._home.path),), send_options=config.send_options, pass_env=config.pass_env,
+            sandbox=config.sandbox,
             max_prompt_bytes=config.max_prompt_bytes, max_summary_bytes=config.max_summary_bytes,
         )  # fmt: skip
 

@@ -153,6 +153,8 @@ class Config:
     max_summary_bytes: int = MAX_SUMMARY_BYTES
     pass_env: tuple[str, ...] = ()
     """Variables of the daemon's environment that its programs see beside the usual ones, such as `SSH_AUTH_SOCK`."""
+    sandbox: str = "off"
+    """Whether commands of `model` sessions run in a sandbox where a session does not say: off, auto or required."""
     send_options: tuple[str, ...] = ()
     """Options that whoever may send may give beside the plain ones, such as `mcp_servers`; empty means none."""
     tcp_host: str | None = None
@@ -184,6 +186,8 @@ class Config:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: it must be between 1 and {limit:,}")
         if wrong := [root for root in self.roots if not os.path.isabs(os.path.expanduser(root))]:
             raise InvalidOption(f"roots has {wrong[0]!r}: each must be an absolute path")
+        if self.sandbox not in {"off", "auto", "required"}:
+            raise InvalidOption(f"sandbox is {self.sandbox!r}: use off, auto or required")
         if wrong := [word for word in self.agents_may if word not in AGENTS_MAY]:
             raise InvalidOption(
                 f"agents_may has {wrong[0]!r}: agents may {' and '.join(AGENTS_MAY)} at most; only a person approves "

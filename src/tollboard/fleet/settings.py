@@ -23,7 +23,7 @@ from tollboard.ids import check_name, looks_like_id
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.options import split_options
 
-OURS = ("cwd", "env_marker", "answered", "private", "pass_env")
+OURS = ("cwd", "env_marker", "answered", "private", "pass_env", "sandbox_default")
 """Options that every backend gets from the fleet itself."""
 ASKED = ("model", "permission_mode")
 """Options that a provider reports back, by the same name."""
@@ -41,6 +41,8 @@ class FleetSettings:
     """Directories of the daemon's own, which no tool of a session may open: its state directory."""
     pass_env: tuple[str, ...] = ()
     """Variables of the daemon's environment that its programs inherit beside the usual ones."""
+    sandbox: str = "off"
+    """Whether commands run in a sandbox (off, auto, required) where a session does not say."""
     send_options: tuple[str, ...] = ()
     """Options beyond the plain ones that whoever may send may give; see `Backend.powers`."""
     absolute_paths: bool = False
@@ -52,7 +54,8 @@ class FleetSettings:
 
     def ours(self) -> dict[str, object]:
         """Return the options that every session and worker gets from these settings."""
-        found = {"private": self.private, "pass_env": self.pass_env}
+        sandbox = "" if self.sandbox == "off" else self.sandbox
+        found = {"private": self.private, "pass_env": self.pass_env, "sandbox_default": sandbox}
         return {name: value for name, value in found.items() if value}
 
     def check_backend(self, name: str) -> None:

@@ -1,11 +1,13 @@
-"""An MCP server over stdio that starts at once, because it imports nothing: what it does is in the JSON of its argument.
+"""An MCP server over stdio that starts at once, as it imports nothing: what it does is in the JSON of its argument.
 
-    tools       what it offers: names, or whole tools with `inputSchema`
-    tools_file  a file with such a list, read anew each time the tools are listed
-    missing     a file: while it is there, the server ends at once
-    hangs       a file: while it is there, the server starts and says nothing
-    dies        the name of a tool that ends it
+tools       what it offers: names, or whole tools with `inputSchema`
+tools_file  a file with such a list, read anew each time the tools are listed
+missing     a file: while it is there, the server ends at once
+hangs       a file: while it is there, the server starts and says nothing
+dies        the name of a tool that ends it
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -36,7 +38,9 @@ def answer(method: str, params: dict[str, object]) -> dict[str, object] | None:
         case "tools/call":
             if params["name"] == plan.get("dies"):
                 os._exit(3)
-            return {"content": [{"type": "text", "text": f"{params['name']} of {plan.get('called', 'stub')}"}]}
+            return {
+                "content": [{"type": "text", "text": f"{params['name']} of {plan.get('called', 'stub')}"}]
+            }
     return None
 
 

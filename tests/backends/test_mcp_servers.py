@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.backends.test_model import Talk, api, call, of, options, options_for  # noqa: F401 # fixtures
+from tests.backends.test_model import Talk, call, of, options_for
 from tollboard.backends._model_options import parse_model_options
 from tollboard.errors import InvalidOption
 from tollboard.runtime.approval import ApprovalRequest, Approve
@@ -38,12 +39,24 @@ def notices(turn: RecordingTurn) -> list[str]:
 
 
 @pytest.fixture
-def bare(options: dict[str, object]) -> dict[str, object]:  # noqa: F811
+async def api() -> AsyncIterator[ModelAPI]:
+    async with ModelAPI() as served:
+        yield served
+
+
+@pytest.fixture
+def options(api: ModelAPI, tmp_path: Path) -> dict[str, object]:
+    (tmp_path / "work").mkdir()
+    return options_for("anthropic", api, tmp_path)
+
+
+@pytest.fixture
+def bare(options: dict[str, object]) -> dict[str, object]:
     return {**options, "tools": []}
 
 
 async def test_l10_a_broken_server_is_named_and_costs_its_own_tools_only(
-    bare: dict[str, object], api: ModelAPI, tmp_path: Path  # noqa: F811
+    bare: dict[str, object], api: ModelAPI, tmp_path: Path
 ) -> None:
     servers = {
         "gone": {"command": str(tmp_path / "no-such-program")},
@@ -68,7 +81,7 @@ async def test_l10_a_broken_server_is_named_and_costs_its_own_tools_only(
 
 
 async def test_l10_a_server_comes_back_when_it_can(
-    bare: dict[str, object], api: ModelAPI, tmp_path: Path  # noqa: F811
+    bare: dict[str, object], api: ModelAPI, tmp_path: Path
 ) -> None:
     missing = tmp_path / "missing"
     missing.touch()
@@ -84,7 +97,7 @@ async def test_l10_a_server_comes_back_when_it_can(
 
 
 async def test_l10_a_slow_server_holds_up_one_turn_only(
-    bare: dict[str, object], api: ModelAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    bare: dict[str, object], api: ModelAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tollboard.backends._mcp_servers.PATIENCE_S", 0.0)
     hangs = tmp_path / "hangs"
@@ -100,7 +113,7 @@ async def test_l10_a_slow_server_holds_up_one_turn_only(
 
 
 async def test_l10_a_server_that_dies_in_a_call_is_named_and_back_in_the_next_turn(
-    bare: dict[str, object], api: ModelAPI  # noqa: F811
+    bare: dict[str, object], api: ModelAPI
 ) -> None:
     talk = Talk({**bare, "mcp_servers": {"t": stub(tools=["die", "look"], dies="die")}})
     api.script(call("t_die"), "it died", call("t_look"), "seen")
@@ -115,7 +128,7 @@ async def test_l10_a_server_that_dies_in_a_call_is_named_and_back_in_the_next_tu
 
 
 async def test_l10_a_list_of_tools_that_changed_is_seen_in_the_next_turn(
-    bare: dict[str, object], api: ModelAPI, tmp_path: Path  # noqa: F811
+    bare: dict[str, object], api: ModelAPI, tmp_path: Path
 ) -> None:
     tools = tmp_path / "tools.json"
     tools.write_text('["one", "two"]')
@@ -135,7 +148,7 @@ LONG = "synchronise_all_customer_data_across_several_systems_at_once_v2"
 
 
 async def test_l10_names_fit_every_provider_and_people_see_them_whole(
-    bare: dict[str, object], api: ModelAPI  # noqa: F811
+    bare: dict[str, object], api: ModelAPI
 ) -> None:
     odd = [LONG, f"{LONG}_too", "naïve tool", "naive.tool", "naive tool", "a/b", "plain"]
     server = "enterprise-database.example"
@@ -164,7 +177,7 @@ async def test_l10_names_fit_every_provider_and_people_see_them_whole(
 
 @pytest.mark.parametrize("away", [False, True])
 async def test_l10_servers_that_would_share_a_name_do_not(
-    options: dict[str, object], api: ModelAPI, tmp_path: Path, away: bool  # noqa: F811
+    options: dict[str, object], api: ModelAPI, tmp_path: Path, away: bool
 ) -> None:
     missing = tmp_path / "missing"
     if away:
@@ -187,7 +200,7 @@ async def test_l10_servers_that_would_share_a_name_do_not(
 
 
 async def test_l10_a_schema_that_a_provider_refuses_costs_one_tool(
-    bare: dict[str, object], api: ModelAPI  # noqa: F811
+    bare: dict[str, object], api: ModelAPI
 ) -> None:
     union = {
         "anyOf": [
@@ -211,7 +224,7 @@ async def test_l10_a_schema_that_a_provider_refuses_costs_one_tool(
 
 
 async def test_l10_a_sub_agent_goes_without_a_broken_server_too(
-    bare: dict[str, object], api: ModelAPI  # noqa: F811
+    bare: dict[str, object], api: ModelAPI
 ) -> None:
     helper = {"name": "helper", "description": "Helps.", "system_prompt": "I am below.", "tools": []}
     servers = {"bad": {"command": "/bin/false"}, "good": stub(tools=["look"])}

@@ -122,7 +122,10 @@ SHAPES: dict[str, tuple[list[list[Piece]], list[tuple[str, str, str]]]] = {
         [("x", "read_file", A), ("x", "read_file", B)],
     ),
     "the index given once": (
-        [[piece(0, "x", "read_file")], [piece(None, arguments=A)], [piece(1, "y", "read_file")], [piece(None, arguments=B)]],
+        [
+            [piece(0, "x", "read_file")], [piece(None, arguments=A)],
+            [piece(1, "y", "read_file")], [piece(None, arguments=B)],
+        ],
         [("x", "read_file", A), ("y", "read_file", B)],
     ),
     "interleaved": (
@@ -158,7 +161,8 @@ called = st.lists(st.tuples(st.sampled_from(["read_file", "list_files"]), argume
 def test_l07_whatever_is_left_out_or_repeated_the_calls_are_the_same(
     calls: list[tuple[str, dict[str, Any]]], ids: bool, index: str, repeated: bool, size: int
 ) -> None:
-    chunks, expected = [], []
+    chunks: list[list[Piece]] = []
+    expected: list[tuple[str, str, str]] = []
     for number, (name, given_arguments) in enumerate(calls):
         text = json.dumps(given_arguments)
         # Two equal calls in a row with nothing to tell them apart are one that is repeated.
@@ -170,6 +174,6 @@ def test_l07_whatever_is_left_out_or_repeated_the_calls_are_the_same(
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         chunks.append([piece(at, id, name, pieces[0])])
         chunks += [[piece(at, id if repeated else "", name if repeated else "", more)] for more in pieces[1:]]
-    if repeated and any('{' in text[1:] for _, _, text in expected):
+    if repeated and any("{" in text[1:] for _, _, text in expected):
         return  # a piece that looks like a beginning: nobody could tell
     assert put_together(chunks) == expected

@@ -74,8 +74,8 @@ class Server:
             self._toolset._invalidate_tools_cache()  # a server may change its tools without a word
             starting = self._starting = asyncio.create_task(self._start())
         await asyncio.wait({starting}, timeout=wait_s)
-        if self._looked:
-            return  # another agent of this turn has seen it
+        if self._starting is not starting:
+            return  # another agent of this turn has seen how it went
         self._looked = True
         if not starting.done():
             self.fail(f"it has not started yet; it has {self._start_limit_s:g} s ({START_LIMIT})")
@@ -117,7 +117,7 @@ class Server:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
         try:
-            await self._toolset.client.close()
+            await self._toolset.client.close()  # type: ignore[no-untyped-call]
         except Exception as failure:
             logger.info("MCP server %s was not closed in order: %s", self.name, type(failure).__name__)
 
@@ -269,7 +269,11 @@ def reason_of(failure: BaseException) -> str:
         deepest = deepest.__cause__
     match deepest:
         case FileNotFoundError():
-            return f"there is no program {deepest.filename!r}" if deepest.filename else "its program is not there"
+            return (
+                f"there is no program {deepest.filename!r}"
+                if deepest.filename
+                else "its program is not there"
+            )
         case PermissionError():
             return f"its program may not be run: {deepest.filename!r}"
         case TimeoutError():

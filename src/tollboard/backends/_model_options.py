@@ -98,7 +98,9 @@ def _servers(value: object) -> dict[str, Any]:
             raise ValueError(f"{server!r} must have either a command (with args) or a url")
         limit_s = given.get(START_LIMIT, START_LIMIT_S)
         if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not 0 < limit_s < math.inf:
-            raise ValueError(f"{server!r}: {START_LIMIT} is {limit_s!r}; it must be a number of seconds above 0")
+            raise ValueError(
+                f"{server!r}: {START_LIMIT} is {limit_s!r}; it must be a number of seconds above 0"
+            )
     return servers
 
 

@@ -114,7 +114,9 @@ class CallsApart:
             return piece.name != call.name or not repeated
         if call.cut_off:
             return piece.begins
-        return call.name != piece.name and call.name in self._known and call.name + piece.name not in self._known
+        return (
+            call.name != piece.name and call.name in self._known and call.name + piece.name not in self._known
+        )
 
     def _news(self, call: Seen, piece: Piece) -> Piece:
         """Return what a piece adds to its call, and note it there."""
@@ -162,7 +164,9 @@ def apart(model: Model) -> Model:
 def _reader(read: Callable[[Any], Any], apart: CallsApart) -> Callable[[Any], Any]:
     def read_apart(choice: Any) -> Any:
         entries = [entry for entry in choice.delta.tool_calls or () if _has_function(entry)]
-        for entry, (number, piece) in zip(entries, apart.take([_piece(each) for each in entries]), strict=True):
+        for entry, (number, piece) in zip(
+            entries, apart.take([_piece(each) for each in entries]), strict=True
+        ):
             entry.index, entry.id = number, piece.id or None
             entry.function.name, entry.function.arguments = piece.name or None, piece.arguments or None
         choice.delta.tool_calls = entries
@@ -222,5 +226,3 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
-
-

@@ -21,6 +21,8 @@ from tollboard.testing.model_api import ModelAPI, Reply, ToolCall
 
 pytest.importorskip("fastmcp", reason="fastmcp is missing: pip install 'tollboard[models]'")
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # each starts processes
+
 STUB = Path(__file__).with_name("mcp_stub.py")
 PROVIDERS_TAKE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 

@@ -1,9 +1,9 @@
-"""Tool calls as servers that are compatible with Chat Completions really send them, put into the order they should have.
+"""Tool calls as servers that are compatible with Chat Completions really send them, put in order.
 
 OpenAI gives each parallel call an index, and its id and its name once. Others give all calls the index 0 (Ollama), no
 index, no id or a new one in every piece (vLLM), repeat the name in each piece, send it in pieces, or send the arguments
-as an object. Pydantic AI goes by the index alone, so two calls became `read_fileread_file`. `apart` wraps a model so that
-every call has an index of its own before Pydantic AI sees it (L07).
+as an object. Pydantic AI goes by the index alone, so two calls became `read_fileread_file`. `apart` wraps a model so
+that every call has an index of its own before Pydantic AI sees it (L07).
 """
 
 from __future__ import annotations

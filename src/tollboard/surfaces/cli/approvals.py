@@ -205,7 +205,7 @@ def answer(
         typer.Option("--reply", metavar="QUESTION=TEXT", help="Your own words to one of several questions."),
     ] = None,
 ) -> int:  # fmt: skip
-    """Answer a question; with nothing to say, you are asked at the terminal.
+    """Answer a question of an agent.
 
     \b
     Example:

@@ -141,6 +141,13 @@ def effective(line: Line) -> dict[str, str]:
     return {ours: str(line[theirs]) for ours, theirs in names.items() if line.get(theirs)}
 
 
+def changed_mode(line: Line) -> str:
+    """Return the permission mode that a `system/status` line tells of, an empty string for any other line."""
+    if line.get("type") != "system" or line.get("subtype") != "status":
+        return ""
+    return str(line.get("permissionMode") or "")
+
+
 def is_init(line: Line) -> bool:
     """Return whether the line opens a turn: the program prints it before each."""
     return line.get("type") == "system" and line.get("subtype") == "init"

@@ -104,6 +104,11 @@ class Client:
         return Connecting(cls(state_directory(home), surface, client or _user(), token), start=start)
 
     @classmethod
+    def open(cls, home: str | os.PathLike[str] | None = None) -> Connecting:
+        """Reach the daemon of a state directory: `connect`, under the name that `Switchboard` has for it."""
+        return cls.connect(home)
+
+    @classmethod
     def lasting(
         cls, home: str | os.PathLike[str] | None = None, *, surface: str = "python", client: str | None = None,
         token: Token | None = None,

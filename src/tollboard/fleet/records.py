@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from tollboard.runtime import outcome
 from tollboard.runtime.approval import ApprovalKind
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Question
@@ -150,7 +151,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class PollPending:
+class PollPending(outcome.Pending):
     """Queued or in flight."""
 
     receipt: Receipt
@@ -158,7 +159,7 @@ class PollPending:
 
 
 @dataclass(frozen=True, slots=True)
-class PollCompleted:
+class PollCompleted(outcome.Completed):
     """The turn completed."""
 
     receipt: Receipt
@@ -166,9 +167,14 @@ class PollCompleted:
     entry: Entry
     status: Literal["completed"] = "completed"
 
+    @property
+    def response(self) -> Entry:
+        """Return what the turn came to: `text`, `usage`, `duration_s`, as a runtime's response has them."""
+        return self.entry
+
 
 @dataclass(frozen=True, slots=True)
-class PollFailed:
+class PollFailed(outcome.Failed):
     """The request ended without a response. `entry` is `None` if it never became a turn (cancelled, stopped)."""
 
     receipt: Receipt

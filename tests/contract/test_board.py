@@ -261,6 +261,43 @@ async def test_s04_s05_the_inbox_and_its_cursor(board: Board, work: Path) -> Non
     assert (back.cursor, back.acked, back.unread) == (2, 1, 2)
 
 
+async def test_v08_sessions_that_shared_a_name_are_counted_and_reached_apart(
+    board: Board, work: Path
+) -> None:
+    for turns in (1, 3, 2):
+        await board.start_session("api", path=work, backend="echo")
+        for n in range(turns):
+            await answer(board, "api", f"{turns}.{n}")
+        if turns != 2:
+            await board.stop_session("api")
+    await board.ack("api@2", 1)
+    every = await board.list_sessions(all=True)
+    assert [(one.address, one.turns, one.unread) for one in every] == [
+        ("api@1", 1, 1),
+        ("api@2", 3, 2),
+        ("api", 2, 2),
+    ]
+    assert [(one.address, one.unread) for one in await board.list_sessions()] == [("api", 2)]
+    assert [one.unread for one in await board.list_sessions(all=True, reader="other")] == [1, 3, 2]
+    parts = {part.session_id: part.unread for part in (await board.inbox()).sessions}
+    for number, one in enumerate(every, 1):
+        name = f"api@{number}"
+        assert (await board.status(name)).id == one.id
+        assert (await board.status(one.id)).address == one.address
+        assert (await board.status(name)).unread == one.unread == parts[one.id]
+        assert [part.unread for part in (await board.inbox(name)).sessions] == [one.unread]
+        assert (await board.transcript(name)).total == one.turns
+        await board.summary_update(name, name)
+    assert [(await board.summary_get(f"api@{n}")).text for n in (1, 2, 3)] == ["api@1", "api@2", "api@3"]
+    for wrong in ("api@0", "api@4", "api@x", "api@", "nobody@1", "@1", "api@²"):
+        with pytest.raises(AgentNotFound):
+            await board.status(wrong)
+    assert (await board.delete_session("api@1")).turns == 1
+    with pytest.raises(Conflict):
+        await board.delete_session("api@2")  # the live one now
+    assert (await board.list_sessions(all=True))[0].address == "api@1"
+
+
 async def test_s04_an_inbox_can_be_waited_for(board: Board, work: Path) -> None:
     await board.start_session("api", path=work, backend="echo")
     assert (await board.inbox(wait=0)).entries == ()

@@ -198,13 +198,16 @@ class Client:
             await self._call("check_session", name=name, path=real, backend=backend, options=options),
         )
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
-        return cast("tuple[SessionStatus, ...]", await self._call("list_sessions", all=all))
+        found = await self._call("list_sessions", all=all, reader=reader)
+        return cast("tuple[SessionStatus, ...]", found)
 
-    async def status(self, name: str) -> SessionStatus:
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
         """See `Board.status`."""
-        return cast("SessionStatus", await self._call("status", name=name))
+        return cast("SessionStatus", await self._call("status", name=name, reader=reader))
 
     async def definition(self, name: str) -> SessionDefinition:
         """See `Board.definition`."""

@@ -101,6 +101,10 @@ class SessionStatus:
     alarms: tuple[str, ...]
     """Each difference between `asked` and `effective`, and whatever else a person should look at."""
     problem: str | None
+    unread: int = 0
+    """Turns that the reader who asked has not acknowledged, of this session, whatever others have had its name."""
+    address: str = ""
+    """What names this session now: its name, or `NAME@N` for a stopped one whose name was used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,7 @@ class InboxSession:
     acked: int
     """The seq after this call; the same as `cursor` unless `ack` was given."""
     summary: Summary
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

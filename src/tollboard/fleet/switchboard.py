@@ -56,10 +56,10 @@ from tollboard.fleet.records import (
     WaitReport,
 )
 from tollboard.fleet.roster import BackendDirectory, Roster
-from tollboard.fleet.session_agent import status_of
+from tollboard.fleet.session_agent import addressed, status_of
 from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
 from tollboard.fleet.tail import Tail
-from tollboard.ids import new_ref
+from tollboard.ids import check_name, new_ref
 from tollboard.runtime.approval import Decision
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase
@@ -221,20 +221,28 @@ class Switchboard:
         await self._roster.check(asked)
         return asked
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
+        check_name(reader)
+        stored = await self._ledger.sessions(every=True) if all else ()
+        named = await self._ledger.named() if all else None
+        cursors = await self._ledger.cursors(reader)
         shown = [session.status() for session in self._roster]
-        if all:
-            stored = await self._ledger.sessions(every=True)
-            shown = [session.status() for session in self._roster]
-            known = {status.id for status in shown}
-            shown += [status_of(record) for record in stored if record.id not in known]
-        return tuple(sorted(shown, key=lambda status: (status.created_at, status.id)))
+        known = {status.id for status in shown}
+        shown += [status_of(record) for record in stored if record.id not in known]
+        shown.sort(key=lambda status: (status.created_at, status.id))
+        return tuple(addressed(status, cursors, named) for status in shown)
 
-    async def status(self, name: str) -> SessionStatus:
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
         """See `Board.status`."""
-        session = self._roster.find(name)
-        return session.status() if session is not None else status_of(await self._roster.record(name))
+        check_name(reader)
+        record = await self._roster.record(name)
+        named = await self._ledger.named(record.name) if record.life is Life.STOPPED else None
+        cursors = await self._ledger.cursors(reader)
+        session = self._roster.find(record.id)
+        return addressed(session.status() if session is not None else status_of(record), cursors, named)
 
     async def definition(self, name: str) -> SessionDefinition:
         """See `Board.definition`."""

@@ -29,17 +29,19 @@ class Guard:
     """Keeps the socket of one daemon in its place, and says when the directory is lost.
 
     `serve` makes the daemon answer on one more listening socket; `lost` is called, once, when another daemon has the
-    directory or it is gone.
+    directory or it is gone; `beside` is called with each look.
     """
 
     def __init__(
         self, home: StateDirectory, owner: Ownership, bound: socket.socket, *,
         serve: Callable[[socket.socket], Awaitable[None]], lost: Callable[[], None],
+        beside: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._home = home
         self._owner = owner
         self._serve = serve
         self._lost = lost
+        self._beside = beside
         self._socket = _identity(home.socket)
         self._database = _identity(home.database)
         self._bound = [bound]
@@ -53,6 +55,7 @@ class Guard:
     async def watch(self) -> None:
         """Look now and then, until the directory is lost."""
         while await self._look():
+            self._beside()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tollboard.runtime import outcome
-from tollboard.runtime.event import slot_setters
+from tollboard.runtime.event import Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -73,6 +73,8 @@ class Failed(outcome.Failed):
 
     reason: Reason
     detail: str = field(repr=False, default="")
+    usage: Usage | None = field(default=None, compare=False)
+    """What was paid for nevertheless, if the backend reported it."""
 
 
 Outcome = Completed | Failed

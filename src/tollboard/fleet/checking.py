@@ -10,9 +10,9 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from tollboard.errors import (
     AgentNotFound,
@@ -27,10 +27,12 @@ from tollboard.errors import (
     TollboardError,
     UnknownBackend,
 )
-from tollboard.runtime.approval import Answer, Approve, Edit, Reject
+from tollboard.runtime.approval import Approve, Edit, Reject
+from tollboard.runtime.question import Answer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Verb = Callable[P, Coroutine[Any, Any, R]]
 Rule = Callable[[str, object], None]
 
 MAX_WORD = 200
@@ -43,7 +45,7 @@ _MAX_NUMBER = 2**62
 _MAX_DEPTH = 64
 
 
-def checked(verb: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def checked(verb: Verb[P, R]) -> Verb[P, R]:
     """Return the verb with its arguments checked first. Raises what the rule of one says, an Invalid or NotFound."""
     parameters = list(inspect.signature(verb).parameters.values())[1:]
     names = [one.name for one in parameters]
@@ -60,7 +62,7 @@ def checked(verb: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
                 rule(name, value)
         return await verb(*args, **kwargs)
 
-    return cast("Callable[P, Awaitable[R]]", check_first)
+    return check_first
 
 
 def _shown(value: object) -> str:

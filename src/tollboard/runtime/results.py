@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tollboard.runtime import outcome
-from tollboard.runtime.event import Usage, slot_setters
+from tollboard.runtime.event import ErrorCause, Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -68,13 +68,24 @@ class Completed(outcome.Completed):
 
 
 @dataclass(frozen=True, slots=True)
+<<<<<<< HEAD
 class Failed(outcome.Failed):
     """The request ended without a response. `detail` is for people; `repr` does not show it (R49)."""
+=======
+class Failed:
+    """The request ended without a response. `detail` is for people; `repr` does not show it (R49).
+
+    `cause` and `retry_after_s` are the backend's (see `ErrorEvent`). `acted`: tools were called before it failed.
+    """
+>>>>>>> main
 
     reason: Reason
     detail: str = field(repr=False, default="")
     usage: Usage | None = field(default=None, compare=False)
     """What was paid for nevertheless, if the backend reported it."""
+    cause: ErrorCause | None = None
+    retry_after_s: float | None = None
+    acted: bool = False
 
 
 Outcome = Completed | Failed

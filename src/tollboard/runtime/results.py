@@ -68,16 +68,11 @@ class Completed(outcome.Completed):
 
 
 @dataclass(frozen=True, slots=True)
-<<<<<<< HEAD
 class Failed(outcome.Failed):
-    """The request ended without a response. `detail` is for people; `repr` does not show it (R49)."""
-=======
-class Failed:
     """The request ended without a response. `detail` is for people; `repr` does not show it (R49).
 
     `cause` and `retry_after_s` are the backend's (see `ErrorEvent`). `acted`: tools were called before it failed.
     """
->>>>>>> main
 
     reason: Reason
     detail: str = field(repr=False, default="")

@@ -51,7 +51,7 @@ async def main():
     orphan = int(await shell.stdout.readline())
     watched = os.pidfd_open(orphan)
     await shell.wait()
-    adopted = Adopted()
+    adopted = Adopted(every_s=0.0)
     before = adopted.look()
     os.close(theirs)
     poll = select.poll(); poll.register(watched, select.POLLIN); poll.poll(10_000)

@@ -20,6 +20,7 @@ import tollboard
 from tollboard import backends
 from tollboard.backends._process import end_processes, identify, reap
 from tollboard.daemon.config import Config, StateDirectory, read_config
+from tollboard.daemon.guard import Guard
 from tollboard.daemon.hardening import Adopted, become_subreaper, hide_memory
 from tollboard.daemon.log import log_to
 from tollboard.daemon.peers import Peers
@@ -54,8 +55,6 @@ logger = logging.getLogger("tollboard.daemon")
 DAY_S = 86_400.0
 SERVER_END_S = 15.0
 KILL_WAIT_S = 10.0
-WATCH_S = 1.0
-"""How often the daemon looks whether the state directory is still its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,7 @@ class _Daemon:
         self._store: Store | None = None
         self._damage: str | None = None
         self._logged: str | None = None
+        self._adopted = Adopted()
 
     async def run(self) -> int:
         """Open, serve, close. Return the exit code."""
@@ -141,7 +141,7 @@ class _Daemon:
                 except BaseException:
                     await self._close(board, None)
                     raise
-                await self._serve(board, pools, secret, home_id, sockets, hosts)
+                await self._serve(board, pools, secret, home_id, sockets, hosts, unix)
             finally:
                 await _close_store(store)
                 await _end_descendants()
@@ -149,7 +149,8 @@ class _Daemon:
             unix.close()
             ours = self._owner.still_ours()
             if ours:
-                self._home.socket.unlink(missing_ok=True)
+                with suppress(OSError):  # something else may stand there by now
+                    self._home.socket.unlink()
             logger.info("ended")
         return 0 if ours else 1
 
@@ -210,6 +211,7 @@ class _Daemon:
         home_id: str,
         sockets: list[socket.socket],
         hosts: frozenset[str],
+        unix: socket.socket,
     ) -> None:
         door = Door(
             board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health,
@@ -217,13 +219,17 @@ class _Daemon:
         )  # fmt: skip
         server = make_server(make_app(door), Peers(SESSION_MARKER, home_id))
         Signals(self._stopping.set, lambda: os._exit(1)).install()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._look)
+        guard = Guard(
+            self._home, self._owner, unix, serve=server.serve_too, lost=self._stopping.set, beside=self._look
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, guard.look)
         _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))
-        watching = asyncio.create_task(self._watch())
+        watching: asyncio.Task[None] | None = None
         checking = asyncio.create_task(self._check_database())
         try:
             await _first(serving, server.began.wait())
+            watching = asyncio.create_task(guard.watch())
             logger.info(
                 "serving %s as pid %d, version %s", self._home.path, os.getpid(), tollboard.__version__
             )
@@ -231,13 +237,15 @@ class _Daemon:
             await _first(serving, self._stopping.wait())
         finally:
             logger.info("shutting down")
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
             checking.cancel()
             # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
             await self._close(board, pools)
             door.closing.set()
             server.should_exit = True
             await asyncio.wait({serving}, timeout=SERVER_END_S)
+            guard.close()
 
     async def _close(self, board: Switchboard, pools: Pools | None) -> None:
         grace_s = self._config.grace_s if self._owner.still_ours() else 0.0
@@ -252,19 +260,9 @@ class _Daemon:
             if late:
                 logger.warning("did not end in time: %s", ", ".join(late))
 
-    async def _watch(self) -> None:
-        """Look now and then: a machine that was suspended sends no signal, and a directory can be removed."""
-        adopted = Adopted()
-        while not self._stopping.is_set():
-            await asyncio.sleep(WATCH_S)
-            self._look()
-            adopted.look()
-
     def _look(self) -> None:
-        """End if the state directory is not ours any more: another daemon took it over, or it is gone."""
-        if not self._owner.still_ours():
-            logger.error("%s is not this daemon's any more; it ends", self._home.path)
-            self._stopping.set()
+        """Bury what ended below us; say in the log when the database cannot be used, and when it can be again."""
+        self._adopted.look()
         problem = self._problem()
         if problem != self._logged:
             logger.error("%s", problem) if problem else logger.info("the database can be used again")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 
 from tollboard.daemon.peers import zombies
 
+LOOK_S = 3.0
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 
@@ -41,11 +43,19 @@ class Adopted:
     nobody's. Call `look` from the event loop: while that stands still, asyncio may be late, and so is the look.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_s: float = LOOK_S) -> None:
+        self._every_s = every_s
+        self._next = 0.0
         self._seen: frozenset[tuple[int, float]] = frozenset()
 
     def look(self) -> int:
-        """Take leave of those that were seen the last time too; return how many. Does not block."""
+        """Take leave of those that were seen the last time too; return how many. Does not block.
+
+        Called too soon it does nothing: an asyncio that is about to wait for its own must have had the time.
+        """
+        if time.monotonic() < self._next:
+            return 0
+        self._next = time.monotonic() + self._every_s
         if not _any_zombie():
             self._seen = frozenset()
             return 0

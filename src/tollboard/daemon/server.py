@@ -28,6 +28,20 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         self.began.set()
 
+    async def serve_too(self, bound: socket.socket) -> None:
+        """Answer on one more listening socket."""
+        config = self.config
+        protocol: Any = config.http_protocol_class
+
+        def create() -> asyncio.Protocol:
+            made: asyncio.Protocol = protocol(
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        server = await asyncio.get_running_loop().create_server(create, sock=bound, backlog=config.backlog)
+        self.servers.append(server)
+
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it need not be a generator
         """Do not touch the process's signals."""
         return nullcontext()

@@ -27,6 +27,7 @@ from tollboard.runtime.backend import ProcessReport, Turn
 from tollboard.runtime.event import ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
 from tollboard.runtime.memory import Memory
 from tollboard.subagents.events import SubAgentEvent
+from tollboard.subagents.failures import cause_of, reason_of
 from tollboard.subagents.journal import RunJournal
 from tollboard.subagents.loop import Loop
 from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Interrupted, Outcome
@@ -141,12 +142,12 @@ class Conversation:
                 outcome = await loop.go()
         except Exception as failure:
             # A model's client may raise anything; what the provider says is what a person needs to read.
-            outcome = Failed(f"{type(failure).__name__}: {failure}", Cause.MODEL)
+            outcome = Failed(reason_of(failure), cause_of(failure))
         usage = loop.newly()
         await events.put(UsageEvent(usage))
         if isinstance(outcome, Completed):
             self._answered = True
-            return ResultEvent(outcome.result, usage)
+            return ResultEvent(outcome.result, usage, note=outcome.note)
         return ErrorEvent(_why(outcome), usage)
 
     async def _ready(self, memory: Memory) -> Loop | None:

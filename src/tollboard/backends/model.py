@@ -46,7 +46,7 @@ class ModelSession:
 class ModelBackend(Backend[ModelSession]):
     """Run prompts through a model's API.
 
-    Options: `model` (needed: `anthropic:...`, `openai:...`, `google-gla:...`, any that Pydantic AI knows), `base_url`
+    Options: `model` (needed: `anthropic:...`, `openai:...`, `google:...`, any that Pydantic AI knows), `base_url`
     (an OpenAI-compatible server such as Ollama or vLLM, or a proxy), `env` (keys by name, as `"$NAME"`),
     `system_prompt`, `settings` (temperature, max_tokens, ...), `limits`, `max_runs` (model calls in a turn, default
     100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and

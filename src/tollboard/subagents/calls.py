@@ -250,8 +250,8 @@ class Calls:
             del self.children[call.id]
             self._loop.below = self._loop.below + child.loop.sum_usage()
         match outcome:
-            case Completed(result):
-                return CallOutcome("ok", result)
+            case Completed(result, note=note):
+                return CallOutcome("ok", f"{result}\n\n({note})" if note else result)
             case Interrupted():
                 raise ApprovalRequired
             case Failed(reason, Cause.HALTED, by):

@@ -8,6 +8,7 @@ way to go on, after a pause as after a crash: take the newest response again, an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic_ai import (
@@ -20,10 +21,12 @@ from pydantic_ai.messages import (
     FunctionToolResultEvent,
     ModelMessage,
     ModelRequest,
+    ModelResponse,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
     TextPartDelta,
+    UserPromptPart,
 )
 from pydantic_ai.usage import RunUsage
 
@@ -39,6 +42,8 @@ from tollboard.subagents.building import (
     to_text,
 )
 from tollboard.subagents.calls import Calls, ChildMaker
+from tollboard.subagents.ends import NOTHING, Unusable, check_end, is_empty
+from tollboard.subagents.failures import reason_of
 from tollboard.subagents.journal import Call, Head, RunJournal
 from tollboard.subagents.messages import (
     arguments_of,
@@ -46,8 +51,6 @@ from tollboard.subagents.messages import (
     limits_after,
     make_encodable,
     name_apart,
-    summary_message,
-    summary_of,
     tokens_of,
     tool_calls,
     usage_fields,
@@ -64,8 +67,13 @@ from tollboard.subagents.outcome import (
     Outcome,
 )
 from tollboard.subagents.subagent import CompiledSubAgent, SubAgentConfig
+from tollboard.subagents.summaries import summary_message, summary_of
 
-SUMMARISED = "the conversation was long; a summary stands in its place"
+SUMMARISED = "the conversation was long; a summary has taken its place"
+NOT_SUMMARISED = "the conversation is long, but it could not be summarised and stays as it is: {why}"
+SAY_SOMETHING = "Your last answer was empty. Answer in words, or call a tool."
+MAX_EMPTY = 2
+"""How many empty answers in one turn the model is asked again after."""
 MAX_RUNS = "it called the model {runs} times without coming to an end, which is its limit (max_runs)"
 
 Show = Callable[[Event], Awaitable[None]]
@@ -108,6 +116,13 @@ class Loop:
         """For each prompt; those below have the same for theirs."""
         self._kept = 0
         """How many of the messages are written down."""
+        self._trial: list[ModelMessage] | None = None
+        """The conversation as it is tried now, kept only if the model answers; `None`: as it stands."""
+        self._empties = 0
+        self._no_summary = False
+        """Whether a summary failed in this turn: the next prompt tries again, not every step of this one."""
+        self.note = ""
+        """What a reader has to be told about the newest answer: that it was cut off at its token limit."""
         self._ref = ""
 
     # -- where it stands ---------------------------------------------------------------------------
@@ -204,8 +219,10 @@ class Loop:
                 results = await self.calls.settle(tool_calls(self.messages[-1]))
                 self.messages.append(ModelRequest(parts=results))
             self.head.runs = 0
+            self._no_summary = False
             if self._long:
                 await self._compact()
+        self._trial, self._empties, self.note = None, 0, ""
         try:
             return await self._go(prompt)
         except Halted as halted:
@@ -216,14 +233,16 @@ class Loop:
     async def _go(self, prompt: str | None) -> Outcome:
         while (outcome := await self._until_long(prompt)) is None:
             prompt = None
-            await self._compact()
+            if self._trial is None:
+                await self._compact()
         return outcome
 
     async def _until_long(self, prompt: str | None) -> Outcome | None:
-        """Run; return `None` where the conversation has to be summarised first."""
+        """Run; return `None` where the conversation has to be summarised first, or the model has to be asked again."""
+        history = self.messages if self._trial is None else self._trial
         async with self.agent.iter(
             prompt,
-            message_history=list(self.messages) or None,
+            message_history=list(history) or None,
             deps=self.deps,
             usage=self.usage,
             usage_limits=limits_after(self.limits, usage_from(self.head.own_before)),
@@ -245,14 +264,38 @@ class Loop:
                     if self.show is not None:
                         await _watch(node.stream(run.ctx), self._streamed)
                 elif Agent.is_call_tools_node(node):
-                    await self._take(run.all_messages())
+                    messages = run.all_messages()
+                    if len(messages) > len(history) and self._unanswered(messages):
+                        return None
+                    await self._take(messages)
                     if self.show is not None:
                         await _watch(node.stream(run.ctx), self._refused)
                 node = await run.next(node)
             return self._outcome(run.result)
 
+    def _unanswered(self, messages: Sequence[ModelMessage]) -> bool:
+        """Return whether the model has to be asked again, because it answered with nothing.
+
+        Raises Unusable for a response that broke off, or was refused, or cut off where none of it can be used.
+        """
+        response = messages[-1]
+        if not isinstance(response, ModelResponse):
+            return False
+        self.note = check_end(response, self.model)
+        if isinstance(self.definition, CompiledSubAgent) or not is_empty(response):
+            return False
+        if self._empties >= MAX_EMPTY:
+            raise Unusable(NOTHING)
+        self._empties += 1
+        asked = messages[-2]
+        assert isinstance(asked, ModelRequest)
+        again = replace(asked, parts=[*asked.parts, UserPromptPart(SAY_SOMETHING)])
+        self._trial = [*messages[:-2], again]
+        return True
+
     async def _take(self, messages: Sequence[ModelMessage]) -> None:
         """Write a new response down, with what led to it, before any of its calls runs."""
+        self._trial = None
         fresh = list(messages[len(self.messages) :])
         if not fresh:
             return  # it goes on with the response it had
@@ -283,18 +326,27 @@ class Loop:
             return Failed(
                 f"it stopped without calling its completion tool {self.definition.until!r}", Cause.UNTIL_TOOL
             )
-        return Completed(to_text(output), None if isinstance(output, str) else jsonable(output))
+        extra = None if isinstance(output, str) else jsonable(output)
+        return Completed(to_text(output), extra, note=self.note)
 
     @property
     def _long(self) -> bool:
         """Whether the conversation came near the model's limit."""
         limit = self.definition.summarise_at
-        return limit is not None and bool(self.messages) and tokens_of(self.messages[-1]) >= limit
+        if limit is None or not self.messages or self._no_summary:
+            return False
+        return tokens_of(self.messages[-1]) >= limit
 
     async def _compact(self) -> None:
-        """Put a summary in the place of the conversation."""
-        text, used = await summary_of(self.model, self.messages)
-        self.usage.incr(used)
+        """Put a summary in the place of the conversation; one that is cut off, empty or refused never takes it."""
+        try:
+            text = await summary_of(self.model, self.messages, self.usage)
+        except Exception as failure:
+            # A model's client may raise anything; whatever it was, the conversation is still whole.
+            self._no_summary = True
+            if self.show is not None:
+                await self.show(NoticeEvent("not summarised", NOT_SUMMARISED.format(why=reason_of(failure))))
+            return
         old, ended = range(self.head.first, self.head.count), self.calls.begin()
         self.head.first = self.head.count
         self.messages, self._kept = [summary_message(text, self.head.notes.get("todos"))], 0

@@ -1,16 +1,16 @@
-"""Reading and making messages of a conversation: calls, usage, and the summary that stands in for a long one."""
+"""Reading the messages of a conversation: calls, words, usage, and how long it is."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from pydantic_ai import Agent, UsageLimits
+from pydantic_ai import UsageLimits
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelRequest,
     ModelResponse,
     TextPart,
     ThinkingPart,
@@ -18,6 +18,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.usage import RunUsage
+from pydantic_core import to_jsonable_python
 
 from tollboard.ids import new_ref
 from tollboard.runtime.event import Usage
@@ -124,25 +125,14 @@ def as_usage(usage: RunUsage) -> Usage:
     )
 
 
-SUMMARISE = (
-    "Summarise this conversation so that the work can go on from your summary alone: the goal, what was decided and "
-    "why, what was done (files, commands, results), what is open, and every name, path and number still needed."
-)
-CALLED = "Summary of the conversation so far, which is no longer shown:\n\n"
-
-
-async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str, RunUsage]:
-    """Return a summary of a conversation, and what it cost."""
-    result = await Agent(model, instructions=SUMMARISE).run(
-        "Summarise the conversation now.", message_history=list(messages)
-    )
-    return str(result.output), result.usage
-
-
-def summary_message(text: str, todos: str | None) -> ModelMessage:
-    """Return the message that stands in the place of what was summarised, with the todo list as it is."""
-    listed = f"\n\nThe todo list: {todos}" if todos else ""
-    return ModelRequest(parts=[UserPromptPart(encodable(f"{CALLED}{text}{listed}"))])
+def content_text(part: Any) -> str:
+    """Return the words of a part: of a prompt with files among them, of a tool's result that is a value."""
+    content = part.content
+    if isinstance(content, str):
+        return content
+    if isinstance(part, UserPromptPart):
+        return "\n".join(piece if isinstance(piece, str) else "[a file]" for piece in content)
+    return json.dumps(to_jsonable_python(content, fallback=repr), ensure_ascii=False)
 
 
 def tokens_of(message: ModelMessage) -> int:

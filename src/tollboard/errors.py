@@ -137,9 +137,9 @@ class InvalidStatus(Conflict):
 
     code = "invalid_status"
 
-    def __init__(self, status: str, *, expected: str = "") -> None:
+    def __init__(self, status: str, *, expected: str = "", who: str = "the sub-agent") -> None:
         needed = f"; this needs one that is {expected}" if expected else ""
-        super().__init__(f"the sub-agent is {status}{needed}")
+        super().__init__(f"{who} is {status}{needed}")
         self.status = status
         self.expected = expected
 

@@ -198,10 +198,10 @@ class Loop:
         return total
 
     def close(self) -> None:
-        """Let nothing more happen, here and below, whatever swallowed its cancellation. Idempotent."""
+        """Let nothing more happen here, whatever swallowed its cancellation, and end all below. Idempotent."""
         self._journal.close()
-        for child in self.calls.children.values():
-            child.loop.close()
+        for child in tuple(self.calls.children.values()):
+            child.cancelled()
 
     # -- going on ----------------------------------------------------------------------------------
 

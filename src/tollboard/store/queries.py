@@ -364,6 +364,8 @@ REQUEST_APPROVAL = Query(
             "allowed",
             "state",
             "requested_at",
+            "kind",
+            "questions",
         )
     )
 )

@@ -43,7 +43,6 @@ from tollboard.subagents.building import (
 )
 from tollboard.subagents.calls import Calls, ChildMaker
 from tollboard.subagents.ends import NOTHING, Unusable, check_end, is_empty
-from tollboard.subagents.failures import reason_of
 from tollboard.subagents.journal import Call, Head, RunJournal
 from tollboard.subagents.messages import (
     arguments_of,
@@ -67,7 +66,7 @@ from tollboard.subagents.outcome import (
     Outcome,
 )
 from tollboard.subagents.subagent import CompiledSubAgent, SubAgentConfig
-from tollboard.subagents.summaries import summary_message, summary_of
+from tollboard.subagents.summaries import summary_message, try_summary
 
 SUMMARISED = "the conversation was long; a summary has taken its place"
 NOT_SUMMARISED = "the conversation is long, but it could not be summarised and stays as it is: {why}"
@@ -339,13 +338,11 @@ class Loop:
 
     async def _compact(self) -> None:
         """Put a summary in the place of the conversation; one that is cut off, empty or refused never takes it."""
-        try:
-            text = await summary_of(self.model, self.messages, self.usage)
-        except Exception as failure:
-            # A model's client may raise anything; whatever it was, the conversation is still whole.
+        text, why = await try_summary(self.model, self.messages, self.usage)
+        if not text:
             self._no_summary = True
             if self.show is not None:
-                await self.show(NoticeEvent("not summarised", NOT_SUMMARISED.format(why=reason_of(failure))))
+                await self.show(NoticeEvent("not summarised", NOT_SUMMARISED.format(why=why)))
             return
         old, ended = range(self.head.first, self.head.count), self.calls.begin()
         self.head.first = self.head.count

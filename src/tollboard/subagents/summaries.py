@@ -23,7 +23,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import RunUsage
 
 from tollboard.subagents.ends import Unusable, check_end, is_empty
-from tollboard.subagents.failures import is_overflow
+from tollboard.subagents.failures import is_overflow, reason_of
 from tollboard.subagents.messages import content_text, encodable, tool_calls
 
 SUMMARISE = (
@@ -61,6 +61,14 @@ async def summary_of(model: Any, messages: Sequence[ModelMessage], usage: RunUsa
             if not is_overflow(failure) or size <= FEWEST_CHARS:
                 raise
             size = max(FEWEST_CHARS, size // 2)
+
+
+async def try_summary(model: Any, messages: Sequence[ModelMessage], usage: RunUsage) -> tuple[str, str]:
+    """Return a summary, or nothing and why there is none; whatever it was, the conversation is still whole."""
+    try:
+        return await summary_of(model, messages, usage), ""
+    except Exception as failure:
+        return "", reason_of(failure)
 
 
 async def _in_pieces(model: Any, text: str, size: int, usage: RunUsage) -> str:

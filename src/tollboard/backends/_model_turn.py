@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -37,6 +38,13 @@ from tollboard.subagents.subagent import Definition
 QUEUED_EVENTS = 64
 MARKER = "TOLLBOARD_CONVERSATION"
 CANCEL_S = 2.0
+LAZY = (
+    ("client", "beta", "messages"),
+    ("client", "chat", "completions"),
+    ("client", "responses"),
+    ("client", "aio", "models"),
+)
+"""What the clients of the providers import only when it is asked for: up to a second, on the loop at a first prompt."""
 TOLD = {
     "subagent_started": "has begun",
     "subagent_completed": "is done",
@@ -67,6 +75,15 @@ class Conversation:
         """Turns whose tools swallowed their cancellation."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
+
+    def warm(self) -> None:
+        """Import what the clients import at their first request; called on a thread, before there is one."""
+        importlib.import_module("jsonschema")
+        for model in self._toolbox.models.values():
+            for path in LAZY:
+                found: object = model
+                for name in path:
+                    found = getattr(found, name, None)
 
     async def close(self) -> ProcessReport:
         """End commands that still run and MCP servers, and close the connections."""

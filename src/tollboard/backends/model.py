@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from tollboard.backends._imports import often_switched
 from tollboard.backends._model_options import ModelOptions, check_model_option, parse_model_options
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
@@ -128,12 +129,18 @@ async def _open(session: ModelSession) -> Conversation:
     if session.conversation is None:
         if importlib.util.find_spec("pydantic_ai") is None:
             raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")
-        # On a thread: importing it takes a second, and a blocked loop stops every other agent.
-        await asyncio.to_thread(importlib.import_module, "tollboard.backends._model_turn")
-        from tollboard.backends._model_turn import Conversation
-
-        session.conversation = Conversation(session.id, session.options, answered=session.answered)
+        # On a thread: what it imports takes seconds, and a blocked loop stops every other agent.
+        session.conversation = await asyncio.to_thread(_made, session)
     return session.conversation
+
+
+def _made(session: ModelSession) -> Conversation:
+    """Return a new conversation, with all imported that its first request will need."""
+    with often_switched():
+        turn = importlib.import_module("tollboard.backends._model_turn")
+        conversation: Conversation = turn.Conversation(session.id, session.options, answered=session.answered)
+        conversation.warm()
+        return conversation
 
 
 def _effective(options: ModelOptions) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pydantic_ai import (
     ModelMessagesTypeAdapter,
     UsageLimits,
 )
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     FunctionToolResultEvent,
     ModelMessage,
@@ -43,12 +44,13 @@ from tollboard.subagents.building import (
 )
 from tollboard.subagents.calls import Calls, ChildMaker
 from tollboard.subagents.ends import NOTHING, Unusable, check_end, is_empty
+from tollboard.subagents.failures import is_overflow, words_of
+from tollboard.subagents.hygiene import encodable, mend_response
 from tollboard.subagents.journal import Call, Head, RunJournal
 from tollboard.subagents.messages import (
     arguments_of,
     as_usage,
     limits_after,
-    make_encodable,
     name_apart,
     tokens_of,
     tool_calls,
@@ -65,11 +67,24 @@ from tollboard.subagents.outcome import (
     Interrupted,
     Outcome,
 )
+from tollboard.subagents.shortening import shortened, tokens_about
 from tollboard.subagents.subagent import CompiledSubAgent, SubAgentConfig
 from tollboard.subagents.summaries import summary_message, try_summary
 
 SUMMARISED = "the conversation was long; a summary has taken its place"
 NOT_SUMMARISED = "the conversation is long, but it could not be summarised and stays as it is: {why}"
+SHORTENED = "the conversation was too long for the model; it was made shorter and sent again"
+TOO_LONG = (
+    "the prompt is too long for the model, also with everything before it made as short as possible: about {about:,} "
+    "tokens. The conversation is as it was before. The provider says: {said}"
+)
+EMPTY_PROMPT = "the prompt is empty; providers refuse to be sent that"
+LEAST_WINDOW = 500
+"""A model that refuses fewer tokens than these, roughly, refuses for another reason."""
+WINDOW_SHARE = 0.75
+"""How much of what a model once refused a conversation may have, before it is summarised."""
+MAX_SHORTENED = 16
+"""How often in a turn the conversation is halved."""
 SAY_SOMETHING = "Your last answer was empty. Answer in words, or call a tool."
 MAX_EMPTY = 2
 """How many empty answers in one turn the model is asked again after."""
@@ -119,6 +134,9 @@ class Loop:
         """How many of the messages are written down."""
         self._trial: list[ModelMessage] | None = None
         """The conversation as it is tried now, kept only if the model answers; `None`: as it stands."""
+        self._replaces = False
+        """Whether what is tried takes the conversation's place, rather than adding to it."""
+        self._shortened = 0
         self._empties = 0
         self._no_summary = False
         """Whether a summary failed in this turn: the next prompt tries again, not every step of this one."""
@@ -213,6 +231,8 @@ class Loop:
         Exceptions of the model's client go through; what tools raise does not.
         """
         if prompt is not None:
+            if not (prompt := encodable(prompt)).strip():
+                return Failed(EMPTY_PROMPT)
             self._ref = ref
             self.head.own_before = usage_fields(self.usage)
             self.head.all_before = usage_fields(self.sum_usage())
@@ -220,10 +240,10 @@ class Loop:
                 results = await self.calls.settle(tool_calls(self.messages[-1]))
                 self.messages.append(ModelRequest(parts=results))
             self.head.runs = 0
-            self._no_summary = False
+            self._no_summary, self._shortened = False, 0
             if self._long:
                 await self._compact()
-        self._trial, self._empties, self.note = None, 0, ""
+        self._trial, self._replaces, self._empties, self.note = None, False, 0, ""
         try:
             return await self._go(prompt)
         except Halted as halted:
@@ -256,19 +276,29 @@ class Loop:
                         break
                     if self.head.runs >= self.definition.max_runs:
                         return Failed(MAX_RUNS.format(runs=self.head.runs), Cause.MAX_RUNS)
-                    if self._long and self.unfinished:
+                    if self._trial is None and self._long and self.unfinished:
                         self.messages.append(
                             node.request
                         )  # every call with its result: none is parted from it
                         return None
                     self.head.runs += 1
-                    if self.show is not None:
-                        await _watch(node.stream(run.ctx), self._streamed)
-                elif Agent.is_call_tools_node(node):
+                    asked = [*run.all_messages(), node.request]
+                    try:
+                        if self.show is not None:
+                            await _watch(node.stream(run.ctx), self._streamed)
+                        node = await run.next(node)
+                    except ModelAPIError as failure:
+                        if not is_overflow(failure):
+                            raise
+                        await self._shorten(asked, failure)
+                        return None
+                    continue
+                if Agent.is_call_tools_node(node):
                     messages = run.all_messages()
                     if len(messages) > len(history) and self._unanswered(messages):
                         return None
-                    await self._take(messages)
+                    manager = run.ctx.deps.tool_manager
+                    await self._take(messages, len(history), tuple(manager.tools or ()))
                     if self.show is not None:
                         await _watch(node.stream(run.ctx), self._refused)
                 node = await run.next(node)
@@ -294,14 +324,39 @@ class Loop:
         self._trial = [*messages[:-2], again]
         return True
 
-    async def _take(self, messages: Sequence[ModelMessage]) -> None:
-        """Write a new response down, with what led to it, before any of its calls runs."""
-        self._trial = None
+    async def _shorten(self, asked: Sequence[ModelMessage], failure: ModelAPIError) -> None:
+        """Have the conversation tried again, shorter; it is kept so only if the model answers.
+
+        Raises Unusable for a prompt that cannot fit: the conversation is then as it was.
+        """
+        about = tokens_about(asked)
+        if about >= LEAST_WINDOW:
+            self.head.window = min(about, self.head.window or about)
+        self._shortened += 1
+        self.head.runs -= 1  # what was refused was no run
+        shorter = None
+        if self._shortened <= MAX_SHORTENED:
+            shorter = await shortened(self.model, asked, self.usage, todos=self.head.notes.get("todos"))
+        if shorter is None:
+            raise Unusable(TOO_LONG.format(about=about, said=words_of(failure)))
+        self._trial, self._replaces = shorter, True
+
+    async def _take(self, messages: Sequence[ModelMessage], heard: int, tools: Sequence[str]) -> None:
+        """Write a new response down, with what led to it, before any of its calls runs.
+
+        `heard` of the messages are not new to observers; `tools` are the names of those the model may call.
+        """
+        replaced = range(self.head.first, self.head.count) if self._replaces else range(0)
+        if self._replaces:
+            self.head.first, self.messages, self._kept = self.head.count, [], 0
+        self._trial, self._replaces = None, False
         fresh = list(messages[len(self.messages) :])
         if not fresh:
             return  # it goes on with the response it had
-        make_encodable(fresh[-1])
-        name_apart(tool_calls(fresh[-1]))
+        response = fresh[-1]
+        assert isinstance(response, ModelResponse)
+        mend_response(response, tools)
+        name_apart(tool_calls(response))
         self.messages.extend(fresh)
         ended = self.calls.begin()
         self.head.step += 1
@@ -309,9 +364,12 @@ class Loop:
         if self.on_usage is not None:
             self.on_usage()
         await self.save(ended)
+        await self._journal.forget(replaced)
         if self._heard is not None:
-            for message in fresh:
+            for message in messages[heard:]:
                 self._heard(message)
+        if replaced and self.show is not None:
+            await self.show(NoticeEvent("shortened", SHORTENED))
         if self.show is not None:
             for part in tool_calls(fresh[-1]):
                 await self.show(ToolUseEvent(part.tool_call_id, part.tool_name, arguments_of(part)))
@@ -335,10 +393,14 @@ class Loop:
     @property
     def _long(self) -> bool:
         """Whether the conversation came near the model's limit."""
-        limit = self.definition.summarise_at
-        if limit is None or not self.messages or self._no_summary:
+        if not self.messages or self._no_summary or not isinstance(self.messages[-1], ModelResponse):
             return False
-        return tokens_of(self.messages[-1]) >= limit
+        about = tokens_about(self.messages)
+        if self.head.window and about >= self.head.window * WINDOW_SHARE:
+            return True
+        limit = self.definition.summarise_at
+        # Many servers report nothing when they stream, and some less than they were sent.
+        return limit is not None and max(tokens_of(self.messages[-1]) or about, about // 2) >= limit
 
     async def _compact(self) -> None:
         """Put a summary in the place of the conversation; one that is cut off, empty or refused never takes it."""

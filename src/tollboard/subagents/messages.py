@@ -12,8 +12,6 @@ from pydantic_ai import UsageLimits
 from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
-    TextPart,
-    ThinkingPart,
     ToolCallPart,
     UserPromptPart,
 )
@@ -50,34 +48,6 @@ def name_apart(parts: Sequence[ToolCallPart]) -> None:
             id, number = f"{given}-{number}", number + 1
         part.tool_call_id = id
         seen.add(id)
-
-
-def encodable(value: Any) -> Any:
-    """Return a value with texts that can be written as UTF-8; halves of characters are put together, or replaced.
-
-    Names of files hold such halves, and what careless servers cut up. One in a conversation, and no request of it could
-    be sent any more.
-    """
-    match value:
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        case list():
-            return [encodable(item) for item in value]
-        case dict():
-            return {encodable(key): encodable(item) for key, item in value.items()}
-    return value
-
-
-def make_encodable(response: ModelMessage) -> None:
-    """Make the texts of a response encodable, and what its calls are made with."""
-    for part in response.parts:
-        if isinstance(part, TextPart | ThinkingPart):
-            part.content = encodable(part.content)
-        elif isinstance(part, ToolCallPart):
-            part.args = encodable(part.args)
 
 
 def arguments_of(part: ToolCallPart) -> dict[str, object]:

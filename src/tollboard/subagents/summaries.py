@@ -24,7 +24,8 @@ from pydantic_ai.usage import RunUsage
 
 from tollboard.subagents.ends import Unusable, check_end, is_empty
 from tollboard.subagents.failures import is_overflow, reason_of
-from tollboard.subagents.messages import content_text, encodable, tool_calls
+from tollboard.subagents.hygiene import encodable
+from tollboard.subagents.messages import content_text, tool_calls
 
 SUMMARISE = (
     "Summarise the conversation you are given so that the work can continue from your summary alone: the goal, what "
@@ -45,14 +46,16 @@ FEWEST_CHARS = 2_000
 """What a piece of a conversation is never made shorter than, to be summarised."""
 
 
-async def summary_of(model: Any, messages: Sequence[ModelMessage], usage: RunUsage) -> str:
-    """Return a summary of a conversation, made in several pieces where the whole is too long for the model.
+async def summary_of(
+    model: Any, messages: Sequence[ModelMessage], usage: RunUsage, *, piece: int | None = None
+) -> str:
+    """Return a summary of a conversation, made in pieces of so many characters where that is given or needed.
 
     What it costs is added to `usage`. Raises Unusable for a summary that was cut off, is empty or was refused, and
     whatever the model's client raises.
     """
     text = transcript_of(messages)
-    size = max(len(text), 1)
+    size = max(FEWEST_CHARS, len(text) if piece is None else piece)
     while True:
         try:
             return await _in_pieces(model, text, size, usage)
@@ -63,10 +66,12 @@ async def summary_of(model: Any, messages: Sequence[ModelMessage], usage: RunUsa
             size = max(FEWEST_CHARS, size // 2)
 
 
-async def try_summary(model: Any, messages: Sequence[ModelMessage], usage: RunUsage) -> tuple[str, str]:
+async def try_summary(
+    model: Any, messages: Sequence[ModelMessage], usage: RunUsage, *, piece: int | None = None
+) -> tuple[str, str]:
     """Return a summary, or nothing and why there is none; whatever it was, the conversation is still whole."""
     try:
-        return await summary_of(model, messages, usage), ""
+        return await summary_of(model, messages, usage, piece=piece), ""
     except Exception as failure:
         return "", reason_of(failure)
 

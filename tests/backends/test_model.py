@@ -529,6 +529,7 @@ async def test_a_long_conversation_is_summarised_before_the_next_prompt(
     await talk.say("third")
     await talk.close()
     assert "the summary" in api.requests[-1].messages[0].text
+    assert "second" in api.requests[-1].messages[0].text
 
 
 async def test_a_tool_of_an_entry_point_is_called_by_its_name(

@@ -244,6 +244,14 @@ class Loop:
             if self._long:
                 await self._compact()
         self._trial, self._replaces, self._empties, self.note = None, False, 0, ""
+        if prompt is not None and self.messages and isinstance(last := self.messages[-1], ModelRequest):
+            # Pydantic AI makes one request of two in a row, and the prompt would not be found as a new one: it was
+            # not kept where a summary, or the results of calls that were cut off, came before it.
+            self._trial = [
+                *self.messages[:-1],
+                replace(last, parts=[*last.parts, UserPromptPart(prompt)]),
+            ]
+            self._replaces, prompt = True, None
         try:
             return await self._go(prompt)
         except Halted as halted:
@@ -368,7 +376,7 @@ class Loop:
         if self._heard is not None:
             for message in messages[heard:]:
                 self._heard(message)
-        if replaced and self.show is not None:
+        if replaced and self._shortened and self.show is not None:
             await self.show(NoticeEvent("shortened", SHORTENED))
         if self.show is not None:
             for part in tool_calls(fresh[-1]):

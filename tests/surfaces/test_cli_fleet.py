@@ -208,7 +208,7 @@ def test_the_daemon_has_the_keys_and_the_fleet_comes_back(shell: Shell, home: Pa
     (home / "fleet.toml").write_text(
         '[sessions.one]\nbackend = "model"\nmodel = "openai:gpt-5"\nenv = {OPENAI_API_KEY = "$FLEET_TEST_KEY"}\n'
     )
-    refused = shell.run("up")
+    refused = shell.run("up", "--yes")
     assert refused.returncode == 2
     assert (
         "[sessions.one]: the variable FLEET_TEST_KEY is not set in the daemon's environment" in refused.stderr
@@ -223,3 +223,36 @@ def test_the_daemon_has_the_keys_and_the_fleet_comes_back(shell: Shell, home: Pa
         fleet = Fleet.read(home / "fleet.toml")
         assert [step.action for step in board.up(fleet)] == ["keep"]
         assert [one.stopped for one in board.down(fleet)] == [True]
+
+
+RUNS = """
+[sessions.api]
+backend = "scripted"
+script = [[{process = ["true"]}]]
+[sessions.docs]
+backend = "echo"
+"""
+
+
+def test_s27_up_asks_about_a_file_that_runs_programs_once_for_each_content(p: Person, work: Path) -> None:
+    (work / "fleet.toml").write_text(RUNS)
+    said = p.types("up")
+    assert said.code == 2
+    assert "'api' the option 'script'" in said.err
+    assert "--yes" in said.err
+    assert p.does("list") == ""
+    shown = p.types("up", "--check")
+    assert "api   script" in shown.out
+    assert '"process": ["true"]' in shown.out
+    assert p.types("up", "--check", "--json").json["powers"][0]["option"] == "script"
+    assert {state for _, _, state in rows(p.does("up", "--yes"))} == {"started"}
+    assert {state for _, _, state in rows(p.does("up"))} == {"unchanged"}
+    (work / "fleet.toml").write_text(RUNS.replace('["true"]', '["false"]'))
+    assert p.types("up").code == 2
+    (work / "elsewhere.toml").write_text(RUNS)
+    assert p.types("up", "elsewhere.toml").code == 2
+
+
+def test_s27_up_does_not_ask_about_plain_options(p: Person) -> None:
+    assert "more rights" not in p.types("up", "--check").err
+    assert p.types("up").code == 0

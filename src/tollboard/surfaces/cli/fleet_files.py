@@ -10,9 +10,12 @@ import typer
 
 from tollboard.errors import DaemonFrozen, DaemonUnreachable
 from tollboard.surfaces.cli.app import SESSIONS, command
+from tollboard.surfaces.cli.connection import places
 from tollboard.surfaces.cli.failures import DONE, FAILED
+from tollboard.surfaces.cli.fleet_trust import ask_once, powers_of, show_powers
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
+from tollboard.surfaces.cli.sessions import can_ask
 from tollboard.surfaces.cli.text import count, one_line
 
 if TYPE_CHECKING:
@@ -45,10 +48,14 @@ def up(
     replace: Annotated[
         bool, typer.Option("--replace", help="Stop and start anew what runs otherwise than the file says.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree to the file's content; do not ask.")
+    ] = False,
 ) -> int:
     """Start what a fleet file names and does not run yet.
 
-    A pool that differs in its size alone is scaled; what else differs is named and left, unless --replace.
+    A pool that differs in its size alone is scaled; what else differs is named and left, unless --replace. A file that
+    runs programs, names addresses or lifts guards is shown and asked about, once for each content.
 
     \b
     Example:
@@ -60,6 +67,7 @@ def up(
     fleet = Fleet.read(file)
     if check:
         return _show_plan(cli, fleet, replace)
+    ask_once(cli.out, places(cli.home), fleet, yes=yes, can_ask=can_ask(cli.out))
     steps = cli.run(lambda board: _carry_out(cli, board, fleet, replace))
     if cli.out.json:
         cli.out.document({"file": fleet.file, "done": True, "steps": steps})
@@ -97,8 +105,9 @@ def _show_plan(cli: Cli, fleet: Fleet, replace: bool) -> int:
             *(Step("pool", name, Action.START) for name in fleet.pools),
         ]
     if cli.out.json:
-        cli.out.document({"file": fleet.file, "done": False, "steps": steps})
+        cli.out.document({"file": fleet.file, "done": False, "steps": steps, "powers": powers_of(fleet)})
     else:
+        show_powers(cli.out, powers_of(fleet))
         _print_steps(cli.out, fleet, steps, 1)
     return DONE
 

@@ -140,6 +140,8 @@ class Calls:
         results = [ToolReturnPart(p.tool_name, self._as_it_is(p.tool_call_id), p.tool_call_id) for p in parts]
         given_up = [call for call in self._calls.values() if call.id in self.children]
         self._settled, self._calls = tuple(self._calls.values()), {}
+        for child in self.children.values():
+            child.cancelled()
         self.children.clear()
         for call in given_up:
             await self._journal.drop(child_key(self._loop.id, call))

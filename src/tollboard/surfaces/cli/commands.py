@@ -17,6 +17,7 @@ from tollboard.surfaces.cli import (
     reading,
     repl_cmd,
     sessions,
+    sub_agents,
     summaries,
 )
 from tollboard.surfaces.cli.app import app
@@ -37,5 +38,6 @@ __all__ = [
     "reading",
     "repl_cmd",
     "sessions",
+    "sub_agents",
     "summaries",
 ]

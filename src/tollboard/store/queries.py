@@ -375,6 +375,8 @@ REQUEST_APPROVAL = Query(
             "allowed",
             "state",
             "requested_at",
+            "kind",
+            "questions",
         )
     )
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tollboard.runtime.approval import Approve, Decision, Edit, Reject, parse_decision
+from tollboard.runtime.approval import Decision, parse_decision, plain_decision
 from tollboard.runtime.journal import Commit
 from tollboard.runtime.memory import Memory
 
@@ -176,7 +176,7 @@ def _plain(call: Call) -> dict[str, Any]:
     plain["arguments"] = dict(call.arguments)
     plain["allowed"] = list(call.allowed)
     plain["schema"] = call.schema
-    plain["decision"] = plain_decision(call.decision)
+    plain["decision"] = None if call.decision is None else plain_decision(call.decision)
     outcome = call.outcome
     plain["outcome"] = None if outcome is None else {name: getattr(outcome, name) for name in OUTCOME}
     return plain
@@ -188,16 +188,3 @@ def _call(plain: dict[str, Any]) -> Call:
     call.outcome = None if outcome is None else CallOutcome(**outcome)
     call.decision = None if decision is None else parse_decision(decision)
     return call
-
-
-def plain_decision(decision: Decision | None) -> dict[str, Any] | None:
-    """Return a decision as JSON holds it."""
-    match decision:
-        case None:
-            return None
-        case Approve():
-            return {"type": decision.type}
-        case Edit(arguments):
-            return {"type": decision.type, "arguments": dict(arguments)}
-        case Reject(message):
-            return {"type": decision.type, "message": message}

@@ -1,12 +1,12 @@
-"""0004: sub-agents of sessions, with what they said."""
+"""0005: sub-agents of sessions, with what they said."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:

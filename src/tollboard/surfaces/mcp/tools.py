@@ -120,7 +120,7 @@ TOOLS: Mapping[str, Tool] = {
         _tool("approvals", "Show them to the person whose decision it is.", idempotent=True, spoken=True),
         _tool("decide", "Only when a person has said so: it lets an agent do something that cannot be undone.",
               destructive=True),
-        _tool("subagents", idempotent=True, spoken=True, defaults={"limit": 20}, ceilings={"limit": 50}),
+        _tool("subagents", idempotent=True, spoken=True, defaults={"limit": 20}, limits={"limit": _ITEMS}),
         _tool("subagent_messages", "`next_after` is the `after` of the next page.", idempotent=True, **_PAGE),
         _tool("cancel_subagent", destructive=True, idempotent=True),
         _tool("backends", idempotent=True),

@@ -123,10 +123,13 @@ class Conversation:
         finally:
             self._ready_to_go.set()
             if not working.done():
-                if self._loop is not None:
-                    self._loop.close()
-                    self._loop = None
+                loop, self._loop = self._loop, None
+                if loop is not None:
+                    loop.close()
                 await self._end(working)
+                if loop is not None:
+                    # With what the responses had used that were cut off: their beginnings were paid for.
+                    turn.report_usage(loop.newly())
             elif not working.cancelled():
                 working.exception()
 
@@ -163,6 +166,7 @@ class Conversation:
         self._ready_to_go.set()
         if loop is None:
             return ErrorEvent(GONE.format(id=self.id))
+        loop.on_usage = lambda: turn.report_usage(loop.newly())
         try:
             if loop.head.ref == turn.ref:
                 outcome = await self._go_on(loop)

@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
-from tollboard.runtime.event import Event
+from tollboard.runtime.event import Event, Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.sub_agents import SubAgentNews
 
@@ -68,6 +68,13 @@ class Turn(Protocol):
         """Keep what is told of an agent below this turn, in order; also when the turn is being ended.
 
         One that was told to begin and not to end has ended with the turn, unless the turn goes on after a restart.
+        """
+
+    def report_usage(self, usage: Usage) -> None:
+        """Note what this attempt has used so far, all in all; the last report counts, as of a `UsageEvent`.
+
+        Unlike an event it may also come when the stream is being closed, or after that: what an interrupted turn has
+        used by then was paid for. It is written down at once, so a crash does not lose it.
         """
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from tollboard.runtime.approval import Asked
+from tollboard.runtime.event import Usage
 from tollboard.runtime.results import Outcome
 
 OnComplete = Callable[[str, Outcome], None]
@@ -50,7 +51,7 @@ class Request:
 
     __slots__ = (
         "accepted_at", "asked", "attempt", "commit", "future", "on_complete", "on_halt", "origin", "outcome", "prompt",
-        "ref", "size", "started_at",
+        "ref", "size", "spent", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,8 @@ class Request:
         self.started_at: float | None = None
         self.commit: Awaitable[None] | None = None
         self.outcome: Outcome | None = None
+        self.spent: Usage | None = None
+        """What the attempts that have ended used."""
 
     @property
     def needs_decision(self) -> bool:

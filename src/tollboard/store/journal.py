@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
 from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject, plain_decision
+from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Answer, plain_question
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
@@ -28,6 +29,7 @@ from tollboard.store.queries import (
     REQUEST_APPROVAL,
     SET_HALTED,
     START,
+    USED,
 )
 from tollboard.store.sub_agents import Begin, End, Say, set_status
 from tollboard.store.usage import usage_values
@@ -108,6 +110,10 @@ class StoreJournal:
             _ = self._writer.submit(end, must=True)
         params = (ended_at, *_outcome_values(outcome, duration_s), request.ref, ended_at)
         return self._writer.submit(Finish(self, request, params), must=True)
+
+    def used(self, request: Request, usage: Usage) -> Write:
+        """Note what a request has used so far. Nobody has to await it: what follows is written after it."""
+        return self._writer.submit(Write(USED.sql, (*usage_values(usage), request.ref)), must=True)
 
     def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Write:
         """Note the conversation's id, and what the provider really runs with if it said so."""
@@ -243,4 +249,5 @@ def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
         return (TurnStatus.OK.value, None, None, duration_s, *usage_values(response.usage), response.text)
     interrupted = outcome.reason is Reason.INTERRUPTED
     status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
-    return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage_values(None), None)
+    usage = usage_values(outcome.usage)
+    return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage, None)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tollboard.runtime.event import (
+    ErrorCause,
     ErrorEvent,
     Event,
     NoticeEvent,
@@ -161,7 +162,21 @@ def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
     text = line.get("result")
     if not line.get("is_error") and str(line.get("subtype", "success")) == "success":
         return ResultEvent(text if isinstance(text, str) else None, usage)
-    return ErrorEvent(_error_text(line), usage)
+    return ErrorEvent(_error_text(line), usage, _error_cause(line))
+
+
+_LATER_STATUS = frozenset({408, 409, 429})
+_TOO_LONG = "prompt is too long"
+
+
+def _error_cause(line: Line) -> ErrorCause | None:
+    """Return why the API failed, by its status; `None` for a failure that is not the API's."""
+    status = line.get("api_error_status")
+    if _TOO_LONG in str(line.get("result") or "").lower():
+        return ErrorCause.OVERFLOW
+    if not isinstance(status, int):
+        return None
+    return ErrorCause.OVERLOADED if status >= 500 or status in _LATER_STATUS else ErrorCause.REFUSED
 
 
 def _error_text(line: Line) -> str:

@@ -27,7 +27,7 @@ from tollboard.backends._claude_program import Program, ProgramFailed
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
 from tollboard.runtime.backend import Turn
-from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, UsageEvent
+from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, ResultEvent, UsageEvent
 
 if TYPE_CHECKING:
     from tollboard.backends.claude import ClaudeSession
@@ -113,7 +113,7 @@ class ClaudeTurn:
         await self._drop_program()
         if self._begun or _GONE not in failed.stderr:
             hint = "; the conversation goes on with the next prompt" if self._begun else ""
-            self._end(ErrorEvent(f"{failed}{hint}"))
+            self._end(ErrorEvent(f"{failed}{hint}", cause=ErrorCause.BROKEN))
         elif session.answered:
             self._end(
                 ErrorEvent(

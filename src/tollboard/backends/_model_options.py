@@ -34,6 +34,7 @@ PROMPT = (
     "You are a careful assistant that works in one directory, through the tools you are given. "
     "Some calls wait for a person to approve, change or reject them; accept what they decide."
 )
+WORKER_PROMPT = "Do the task that you are given and answer with its result: nobody can be asked."
 LIMITS = (
     "request_limit",
     "tool_calls_limit",
@@ -178,3 +179,16 @@ def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     agent = {key: given.pop(key) for key in tuple(given) if key in _OF_EVERY_AGENT}
     marker = given.pop("env_marker", None)
     return ModelOptions(agent=AgentSpec(name="session", **agent), marker=marker, **given)
+
+
+def model_worker_options(
+    options: Mapping[str, object], opening: str | None, *, retried: bool
+) -> dict[str, object]:
+    """Return the options of a pool's worker; see `Backend.worker_options`."""
+    found = dict(options)
+    if opening is not None:
+        found["system_prompt"] = f"{opening}\n\n{found.get('system_prompt', WORKER_PROMPT)}"
+    settings = found.get("settings", {})
+    if retried and isinstance(settings, Mapping):
+        found["settings"] = {"max_retries": 0, **settings}
+    return found

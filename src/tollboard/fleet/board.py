@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from os import PathLike
 from typing import Literal, Protocol
 
+import tollboard.backends as built_in
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -36,8 +37,8 @@ from tollboard.fleet.records import (
 )
 from tollboard.runtime.approval import Decision
 
+DEFAULT_BACKEND = built_in.DEFAULT_BACKEND
 DEFAULT_READER = "me"
-DEFAULT_BACKEND = "claude"
 MAX_PAGE = 200
 """Entries of one transcript or inbox page."""
 MAX_FEED_PAGE = 1_000

@@ -183,17 +183,13 @@ _add("cancel_subagent", SEND, takes.OfSubAgent, records.SubAgentCancelled,
 # -- pools --------------------------------------------------------------------------------------------------------
 _POOL = (e.PoolNotFound, e.PoolStopped)
 _add("pool_start", SEND, pool_takes.PoolStart, pools.PoolView,
-     lambda b, a: b.pools.start(
-         a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
-         min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
+     lambda b, a: b.pools.start(a.name, a.size, path=a.path, backend=a.backend, **a.asked()),
      "Start a pool of workers that keep working through independent tasks.",
      (e.PoolExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
       e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
 _add("pool_check", SEND, pool_takes.PoolStart, pools.PoolSpec,
-     lambda b, a: b.pools.check(
-         a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
-         min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
+     lambda b, a: b.pools.check(a.name, a.size, path=a.path, backend=a.backend, **a.asked()),
      "Say what would keep a pool from being started, and start nothing.",
      (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
@@ -204,7 +200,7 @@ _add("pool_list", READ, pool_takes.PoolList, tuple[pools.PoolView, ...], lambda 
 _add("pool_status", READ, pool_takes.OfPool, pools.PoolView, lambda b, a: b.pools.status(a.name),
      "Say how a pool stands.", (e.PoolNotFound,), name="reviews")  # fmt: skip
 _add("pool_submit", SEND, pool_takes.PoolSubmit, tuple[pools.Submitted, ...],
-     lambda b, a: b.pools.submit(a.name, [task.task() for task in a.tasks], timeout=a.timeout),
+     lambda b, a: b.pools.submit(a.name, a.given(), timeout=a.timeout),
      "Accept tasks, in order, and answer with a ref for each; they are durable then.",
      (*_POOL, e.InvalidPrompt, e.InvalidOption, e.Overloaded, e.RateLimited, e.Invalid),
      name="reviews", tasks=[{"prompt": "review a.py"}], timeout=30.0)  # fmt: skip

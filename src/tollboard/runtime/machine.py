@@ -24,6 +24,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import (
@@ -61,8 +62,8 @@ class Machine:
     __slots__ = (
         "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
         "halted", "hooks", "journal", "leaving", "mailbox", "name", "notifications", "options", "phase", "pre_run_due",
-        "provider_session_id", "remembers", "rested", "runtime", "session", "subscriptions", "task", "telemetry",
-        "turn", "upnext",
+        "provider_session_id", "remembers", "renew", "rested", "runtime", "session", "subscriptions", "task",
+        "telemetry", "turn", "upnext",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,8 @@ class Machine:
         self.backend = backend
         self.session: object = None
         self.provider_session_id: str | None = None
+        self.renew: Callable[[], Awaitable[None]] | None = None
+        """Called in each turn, before the backend gets the prompt: it may give the turn another conversation."""
         self.options = options
         self.journal = journal
         self.remembers = type(journal) is not NullJournal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tollboard.runtime.event import Usage, slot_setters
+from tollboard.runtime.event import ErrorCause, Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -68,12 +68,18 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request ended without a response. `detail` is for people; `repr` does not show it (R49)."""
+    """The request ended without a response. `detail` is for people; `repr` does not show it (R49).
+
+    `cause` and `retry_after_s` are the backend's (see `ErrorEvent`). `acted`: tools were called before it failed.
+    """
 
     reason: Reason
     detail: str = field(repr=False, default="")
     usage: Usage | None = field(default=None, compare=False)
     """What was paid for nevertheless, if the backend reported it."""
+    cause: ErrorCause | None = None
+    retry_after_s: float | None = None
+    acted: bool = False
 
 
 Outcome = Completed | Failed

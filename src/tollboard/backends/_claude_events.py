@@ -141,6 +141,13 @@ def effective(line: Line) -> dict[str, str]:
     return {ours: str(line[theirs]) for ours, theirs in names.items() if line.get(theirs)}
 
 
+def changed_mode(line: Line) -> str:
+    """Return the permission mode that a `system/status` line tells of, an empty string for any other line."""
+    if line.get("type") != "system" or line.get("subtype") != "status":
+        return ""
+    return str(line.get("permissionMode") or "")
+
+
 def is_init(line: Line) -> bool:
     """Return whether the line opens a turn: the program prints it before each."""
     return line.get("type") == "system" and line.get("subtype") == "init"
@@ -198,8 +205,10 @@ def _usage(line: Line, cost_before: float) -> Usage:
         value = given.get(name)
         return value if isinstance(value, int) else None
 
+    # It reports what was read from the cache, and what was written to it, apart from the input (L08).
+    read = [tokens(f"{kind}input_tokens") for kind in ("", "cache_read_", "cache_creation_")]
     return Usage(
-        input_tokens=tokens("input_tokens"),
+        input_tokens=None if read[0] is None else sum(each or 0 for each in read),
         output_tokens=tokens("output_tokens"),
         cache_read_tokens=tokens("cache_read_input_tokens"),
         cache_creation_tokens=tokens("cache_creation_input_tokens"),

@@ -19,6 +19,7 @@ from tollboard.backends._claude_events import (
     Line,
     Translator,
     answers,
+    changed_mode,
     effective,
     is_init,
     outcome,
@@ -130,7 +131,10 @@ class ClaudeTurn:
     async def _take(self, line: Line) -> None:
         if is_init(line):
             self._begun = True
-            await self._note_effective(line)
+            await self._note_effective(line, effective(line))
+        elif mode := changed_mode(line):
+            # By a plan that was approved, for one.
+            await self._note_effective(line, {**self._session.effective, "permission_mode": mode})
         if line.get("type") == "conversation_reset":
             await self._note_id(str(line.get("new_conversation_id") or self._session.id))
         if line.get("type") != "result":
@@ -143,9 +147,9 @@ class ClaudeTurn:
         if answers(line, self._uuid):
             self._finish(outcome(line, cost_before))
 
-    async def _note_effective(self, line: Line) -> None:
-        """Report what the program really runs with, whenever it changes (S24)."""
-        session, found = self._session, effective(line)
+    async def _note_effective(self, line: Line, found: dict[str, str]) -> None:
+        """Report what the program really runs with, whenever it changes (S24, B07)."""
+        session = self._session
         session_id = str(line.get("session_id") or session.id)
         if found != session.effective or session_id != session.id:
             session.effective, session.id = found, session_id

@@ -83,7 +83,7 @@ class Conversation:
         await asyncio.gather(*(self._end(working) for working in self._left))
         report = await self._directory.close()
         if self._toolbox.servers:
-            closing = [asyncio.create_task(server.client.close()) for server in self._toolbox.servers]
+            closing = [asyncio.create_task(server.close()) for server in self._toolbox.servers]
             _, slow = await asyncio.wait(closing, timeout=CANCEL_S)
             for task in slow:
                 task.cancel()
@@ -179,6 +179,8 @@ class Conversation:
         wait_s: float | None = None
         if loop is None:
             return ErrorEvent(GONE.format(id=self.id))
+        for server in self._toolbox.servers:
+            server.begin_turn(lambda message: self._notice("mcp_server", message))
         loop.on_usage = lambda: turn.report_usage(loop.newly())
         try:
             if loop.head.ref == turn.ref:

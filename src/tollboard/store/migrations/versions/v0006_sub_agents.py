@@ -1,12 +1,12 @@
-"""0005: sub-agents of sessions, with what they said."""
+"""0006: sub-agents of sessions, with what they said."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:

@@ -1,8 +1,9 @@
 """The verbs of the manager: what `Switchboard` (in this process) and `Client` (over the daemon's socket) both are.
 
 Same names, arguments, results and errors on both; the operations of HTTP, the CLI and MCP are made from them. Names
-are session names; wherever a name is taken, a session's id is too, which is how a stopped session whose name was used
-again is reached. Seconds everywhere, Unix seconds for points in time.
+are session names; wherever a name is taken, a session's id is too. A stopped session whose name was used again is
+reached, to be read or deleted, by its id or as `NAME@N`: the N-th session that had the name. Seconds everywhere, Unix
+seconds for points in time.
 """
 
 from __future__ import annotations
@@ -70,11 +71,16 @@ class Board(Protocol):
         Whoever starts several sessions asks for each first. Returns the definition as it would be kept.
         """
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
-        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08)."""
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
+        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08).
 
-    async def status(self, name: str) -> SessionStatus:
-        """Return how a session stands. Raises AgentNotFound."""
+        `unread` is what this reader has not acknowledged, of each session by itself. Raises InvalidName.
+        """
+
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
+        """Return how a session stands; `unread` is this reader's. Raises AgentNotFound, InvalidName."""
 
     async def definition(self, name: str) -> SessionDefinition:
         """Return what a session was started with. Raises AgentNotFound."""

@@ -90,10 +90,11 @@ _add("check_session", SEND, takes.Start, records.SessionDefinition,
      (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
      name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
 _add("list_sessions", READ, takes.ListSessions, tuple[records.SessionStatus, ...],
-     lambda b, a: b.fleet.list_sessions(all=a.all),
-     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
-_add("status", READ, takes.OfSession, records.SessionStatus, lambda b, a: b.fleet.status(a.name),
-     "Say how a session stands.", (e.AgentNotFound,), name="api")  # fmt: skip
+     lambda b, a: b.fleet.list_sessions(all=a.all, reader=a.reader),
+     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", (e.InvalidName,),
+     all=True)  # fmt: skip
+_add("status", READ, takes.Status, records.SessionStatus, lambda b, a: b.fleet.status(a.name, reader=a.reader),
+     "Say how a session stands.", (e.AgentNotFound, e.InvalidName), name="api")  # fmt: skip
 _add("definition", READ, takes.OfSession, records.SessionDefinition, lambda b, a: b.fleet.definition(a.name),
      "Say what a session was started with.", (e.AgentNotFound,), name="api")  # fmt: skip
 _add("stop_session", SEND, takes.Stop, records.StopReport, lambda b, a: b.fleet.stop_session(a.name, drain=a.drain),

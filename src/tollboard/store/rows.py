@@ -159,3 +159,8 @@ def sub_agent_message(row: Row) -> SubAgentMessage:
     """Return the message of a row."""
     number, role, tool, call, text, at = row
     return SubAgentMessage(number=number, at=at, role=role, text=text, tool=tool, call=call)
+
+
+def id_and_name(row: Row) -> tuple[str, str]:
+    """Return a session's id and name."""
+    return str(row[0]), str(row[1])

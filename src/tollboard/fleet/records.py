@@ -135,6 +135,8 @@ class Entry:
     attempt: int
     started_at: float
     completed_at: float
+    note: str | None = None
+    """What is wrong with an answer that is ok otherwise, such as that its end is missing; `None`: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ async def test_s18_a_key_whose_first_send_failed_is_free(fleet: Fleet) -> None:
 async def test_s18_a_sender_that_gives_up_and_tries_again_gets_the_same_ref(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     first = asyncio.ensure_future(fleet.board.send("api", "x", key="k"))
-    while not fleet.board._prompts._keys or (await fleet.board.status("api")).in_flight is None:
+    while not fleet.board._prompts._keys or fleet.board._roster.get("api").status().in_flight is None:
         await asyncio.sleep(0)
     first.cancel()
     ref = await fleet.board.send("api", "x", key="k")

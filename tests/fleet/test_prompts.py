@@ -227,7 +227,7 @@ async def test_s02_a_prompt_that_cannot_be_kept_is_taken_back_though_its_sender_
     fleet.fill_disk()
     sending = asyncio.ensure_future(fleet.board.send("api", "x", queue=True))
     await asyncio.sleep(0)
-    assert (await fleet.board.status("api")).queued == 1
+    assert fleet.board._roster.get("api").status().queued == 1
     sending.cancel()
     with pytest.raises(StoreUnavailable):
         await fleet.store.flush()

@@ -33,8 +33,9 @@ from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.deeds import account_of, did_something
+from tollboard.subagents.hygiene import encodable
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
-from tollboard.subagents.messages import arguments_of, encodable
+from tollboard.subagents.messages import arguments_of
 from tollboard.subagents.outcome import (
     ENDED,
     ActionRequest,
@@ -161,6 +162,7 @@ class Calls:
             call.outcome = CallOutcome("failed", encodable(account_of(child.loop)))
             await self._journal.note(call)
             self._let_go(call, child)
+            child.cancelled()
         if given_up:
             await self._loop.save()
         for call in given_up:
@@ -291,14 +293,14 @@ class Calls:
         if not isinstance(outcome, Interrupted):
             self._let_go(call, child)
         match outcome:
-            case Completed(result):
-                return CallOutcome("ok", result)
+            case Completed(result, note=note):
+                return CallOutcome("ok", f"{result}\n\n({note})" if note else result)
             case Interrupted():
                 raise ApprovalRequired
             case Failed(reason, Cause.HALTED, by):
                 raise Halted(reason, by)
             case Failed(_, Cause.CANCELLED):
-                return CallOutcome("failed", CANCELLED)
+                return CallOutcome("failed", _account(child, CANCELLED))
             case Failed(reason):
                 return CallOutcome("failed", _failure(child, reason))
 
@@ -326,7 +328,11 @@ class Calls:
 
 
 def _failure(child: Run, reason: str) -> str:
-    why = f"The sub-agent failed: {reason}"
+    return _account(child, f"The sub-agent failed: {reason}")
+
+
+def _account(child: Run, why: str) -> str:
+    """Return why there is no result, and what it did nevertheless (L09)."""
     return account_of(child.loop, why=f"{why.rstrip('.')}.") if did_something(child.loop) else why
 
 

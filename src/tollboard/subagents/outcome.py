@@ -23,6 +23,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+CANCELLED = "it was cancelled"
 ENDED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
 """The statuses in which nothing more will happen."""
 
@@ -72,6 +73,8 @@ class Completed(outcome.Completed):
     result: str = field(repr=False)
     extra: object = field(repr=False, default=None)
     usage: Usage = field(default_factory=Usage)
+    note: str = ""
+    """What a reader has to be told about the result: that it was cut off at its token limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from tollboard.errors import (
     InvalidPath,
     InvalidPrompt,
     RequestNotFound,
+    SubAgentNotFound,
     TollboardError,
     UnknownBackend,
 )
@@ -183,6 +184,7 @@ RULES: Mapping[str, Rule] = {
     "key": _anything_short,
     "ref": _word(RequestNotFound, "the ref of a request"),
     "refs": _words(MAX_LIST, MAX_TEXT),
+    "id": _word(SubAgentNotFound, "the id of a sub-agent"),
     "names": _words(MAX_LIST, MAX_WORD),
     "kinds": _words(MAX_KINDS, MAX_KIND),
     "timeout": _seconds,

@@ -110,6 +110,11 @@ class ModelBackend(Backend[ModelSession]):
                 yield event
         session.answered = True
 
+    async def cancel_sub_agent(self, session: ModelSession, id: str) -> bool:
+        """End one sub-agent of the turn in flight, and all below it; its parent goes on."""
+        conversation = session.conversation
+        return conversation is not None and await conversation.cancel_sub_agent(id)
+
     async def terminate_session(self, session: ModelSession) -> ProcessReport:
         """End what its commands started, close its connections. Idempotent; whoever leaves meanwhile, it is done."""
         conversation, session.conversation = session.conversation, None

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
+from tollboard.runtime.request import Origin
 
 
 class Life(StrEnum):
@@ -70,6 +72,10 @@ class SessionRecord:
     """The seq of the newest history entry; entries are numbered from 1 without gaps."""
     answered: bool = False
     """Whether a turn of it ever completed: only then is there a conversation that must not begin anew."""
+    notice: str | None = None
+    """Why it halted by itself."""
+    background: tuple[BackgroundTask, ...] = ()
+    """What ran in the background when this was read; of a live session the agent knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +99,12 @@ class SessionStatus:
     asked: Mapping[str, str]
     """Model, permission mode and directory as they were asked for."""
     effective: Mapping[str, str]
-    """The same as the provider reported them after the last start; empty until it did."""
+    """The same as the provider reported them last, before a restart too; empty until it did."""
     alarms: tuple[str, ...]
     """Each difference between `asked` and `effective`, and whatever else a person should look at."""
     problem: str | None
+    background: tuple[BackgroundTask, ...] = ()
+    """What runs beside its turns, commands and sub-agents, each with the time it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,11 @@ class SessionDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished turn of a session's history."""
+    """One finished turn of a session's history.
+
+    With the origin `agent` nobody asked: the agent began the turn by itself, because something in the background ended
+    or was cut off, and `prompt` says what.
+    """
 
     session: str
     session_id: str
@@ -127,6 +139,7 @@ class Entry:
     attempt: int
     started_at: float
     completed_at: float
+    origin: Origin = Origin.TELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +331,7 @@ class ApprovalRecord:
 FEED_KINDS = (
     "session.started", "session.stopped", "session.died", "settings", "queued", "cancelled", "turn.started",
     "turn.rejected", "turn.completed", "turn.failed", "text", "tool_use", "tool_result", "notice",
-    "approval.requested", "approval.decided", "halted", "resumed", "missed",
+    "approval.requested", "approval.decided", "background", "halted", "resumed", "missed",
 )  # fmt: skip
 """What a FeedItem can be."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tollboard.fleet.ledger import StoredRequest, Unread
@@ -18,6 +20,7 @@ from tollboard.fleet.records import (
     Summary,
     TurnStatus,
 )
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.request import Origin
 from tollboard.store.feed import to_json
@@ -40,7 +43,14 @@ def session_values(record: SessionRecord) -> dict[str, object]:
         "problem": record.problem,
         "provider_session_id": record.provider_session_id,
         "effective": to_json(dict(record.effective)),
+        "background": background_json(record.background),
+        "notice": record.notice,
     }
+
+
+def background_json(running: Sequence[BackgroundTask]) -> str:
+    """Return what runs in the background as its column keeps it."""
+    return to_json([asdict(task) for task in running])
 
 
 def session_record(row: Row) -> SessionRecord:
@@ -58,13 +68,16 @@ def session_record(row: Row) -> SessionRecord:
         problem,
         provider,
         effective,
+        background,
+        notice,
         turns,
         answered,
     ) = row
     return SessionRecord(
         id=id_, name=name, path=path, backend=backend, options=json.loads(options), life=Life(life),
         halted=bool(halted), created_at=created, stopped_at=stopped, problem=problem, provider_session_id=provider,
-        effective=json.loads(effective), turns=turns, answered=bool(answered),
+        effective=json.loads(effective), turns=turns, answered=bool(answered), notice=notice,
+        background=tuple(BackgroundTask(**task) for task in json.loads(background)),
     )  # fmt: skip
 
 
@@ -79,6 +92,7 @@ def stored_request(row: Row) -> StoredRequest:
             prompt=prompt, text=text, error=error_text(reason, detail),
             usage=None if usage == _NO_USAGE else Usage(*usage),
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
+            origin=Origin(origin),
         )  # fmt: skip
     ended = ended_at is not None
     state = (

@@ -14,10 +14,10 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test format lint types imports check bench chaos lock clean
+.PHONY: help demo test test-installation format lint types imports check bench chaos lock clean
 
 help: ## list the jobs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 demo: .venv/.core ## show the main job in a temporary directory, with core dependencies only
 	$(BIN)/tollboard demo
@@ -27,6 +27,9 @@ test: .venv/.all ## run every test but the soak ones, then hold the coverage of 
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= $(PYTEST_FLAGS)
 	@$(foreach room,$(COVERED),echo "Coverage of $(room)"; \
 		$(BIN)/coverage report --include='$(room)/*' --fail-under=95 || exit 1;)
+
+test-installation: .venv/.all ## install into empty environments, beside versions newer than the locks
+	$(BIN)/python -m pytest tests/installation -m installation $(PYTEST_FLAGS)
 
 format: .venv/.all ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tollboard.runtime.approval import Reject as Reject
     from tollboard.runtime.backend import Backend as Backend
     from tollboard.runtime.callbacks import current_name as current_name
+    from tollboard.runtime.question import Answer as Answer
     from tollboard.runtime.results import Completed as Completed
     from tollboard.runtime.results import Failed as Failed
     from tollboard.runtime.results import Pending as Pending
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "runtime.question",
     "Approve": "runtime.approval",
     "Backend": "runtime.backend",
     "Board": "fleet.board",

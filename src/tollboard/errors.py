@@ -28,6 +28,7 @@
     │   ├── InvalidPath
     │   ├── InvalidPrompt
     │   ├── InvalidDecision
+    │   │   └── AnswerNeeded     a question cannot be approved: it is answered or rejected
     │   ├── InvalidFleet         a fleet file that cannot be used; `.faults` are all that were found
     │   ├── UnknownBackend
     │   └── WireError            a request that does not fit the operation's arguments
@@ -137,9 +138,9 @@ class InvalidStatus(Conflict):
 
     code = "invalid_status"
 
-    def __init__(self, status: str, *, expected: str = "") -> None:
+    def __init__(self, status: str, *, expected: str = "", who: str = "the sub-agent") -> None:
         needed = f"; this needs one that is {expected}" if expected else ""
-        super().__init__(f"the sub-agent is {status}{needed}")
+        super().__init__(f"{who} is {status}{needed}")
         self.status = status
         self.expected = expected
 
@@ -232,6 +233,12 @@ class InvalidDecision(Invalid):
     """The decision is malformed or not allowed for this approval; the approval still waits."""
 
     code = "invalid_decision"
+
+
+class AnswerNeeded(InvalidDecision):
+    """The approval asks a person something: it can be answered or rejected, not approved. It still waits."""
+
+    code = "answer_needed"
 
 
 class InvalidFleet(Invalid):

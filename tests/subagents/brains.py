@@ -82,3 +82,10 @@ def hangs(until: asyncio.Event | None = None) -> Answer:
         raise AssertionError
 
     return hang
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Give the loop its turns until something is so."""
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0)

@@ -24,6 +24,7 @@ from tollboard.subagents import (
     SubAgentConfig,
     SubAgentServer,
 )
+from tollboard.subagents.events import SubAgentEvent
 from tollboard.subagents.outcome import Cause
 
 
@@ -172,7 +173,7 @@ async def test_a18_e61_a_fault_names_the_decision_and_leaves_the_interrupt_intac
         assert server.get_status(id) is Status.INTERRUPTED
         assert desk.ran == [("look", 1)]
         assert isinstance(before, Interrupted)
-        assert server._runs[id].interrupt() == before.interrupt
+        assert server._tree.runs[id].interrupt() == before.interrupt
         assert isinstance(await server.resume(id, [Approve()] * 3), Completed)
 
 
@@ -418,13 +419,14 @@ async def test_a21_e74_a_halt_below_ends_the_whole_run_with_its_name() -> None:
     desk = Desk()
     kid = Brain(calls(("halt", {}, "h")), "never")
     top = Brain(calls(task("kid", "a", "t1")), "never")
-    async with SubAgentServer() as server:
+    events: list[SubAgentEvent] = []
+    async with SubAgentServer(observer=events.append) as server:
         id = await server.start(SubAgent(desk.config(top, "top", sub_agents=(desk.config(kid),)), "Go."))
         outcome = await server.execute(id)
-        statuses = [run.status for run in server._runs.values()]
     assert isinstance(outcome, Failed)
     assert (outcome.cause, outcome.halted_by, outcome.reason) == (Cause.HALTED, "kid", "the budget is spent")
-    assert statuses == [Status.ERROR, Status.ERROR]
+    failed = [event for event in events if event.kind == "subagent_failed"]
+    assert [event.name for event in failed] == ["kid", "top"]
     assert (kid.asked, top.asked) == (1, 1)
 
 
@@ -439,12 +441,12 @@ async def test_a21_a_halt_ends_siblings_that_still_run() -> None:
     top = desk.config(
         Brain(calls(task("halts", "a", "t1"), task("hangs", "b", "t2"))), "top", sub_agents=kids
     )
-    async with SubAgentServer() as server:
+    events: list[SubAgentEvent] = []
+    async with SubAgentServer(observer=events.append) as server:
         id = await server.start(SubAgent(top, "Go."))
         outcome = await server.execute(id)
-        statuses = {run.definition.name: run.status for run in server._runs.values()}
     assert isinstance(outcome, Failed)
-    assert statuses["hangs"] is Status.CANCELLED
+    assert [event.name for event in events if event.kind == "subagent_cancelled"] == ["hangs"]
 
 
 # -- once
@@ -553,7 +555,7 @@ async def test_a23_what_has_ended_gives_its_outcome_again_after_a_restart() -> N
     server = SubAgentServer(memory=memory)
     await server.start(SubAgent(Desk().config(Brain(RuntimeError("never"))), "Go.", id="one"))
     assert server.get_status("one") is Status.COMPLETED
-    assert await server._runs["one"].go() == done
+    assert await server._tree.runs["one"].go() == done
 
 
 async def test_providers_that_use_a_call_id_again_confuse_nothing() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
+from pydantic_ai.messages import ModelMessage
 
-from tests.subagents.brains import Brain, calls, hangs, task
+from tests.subagents.brains import Answer, Brain, calls, hangs, task, until
 from tollboard.errors import InvalidStatus, SubAgentExists, SubAgentNotFound
+from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approve
 from tollboard.runtime.memory import DictMemory
 from tollboard.subagents import (
@@ -21,8 +25,15 @@ from tollboard.subagents import (
     SubAgentConfig,
     SubAgentServer,
 )
-from tollboard.subagents.events import SubAgentCancelled, SubAgentEvent
+from tollboard.subagents.events import (
+    Started,
+    StatusChanged,
+    SubAgentCancelled,
+    SubAgentCompleted,
+    SubAgentEvent,
+)
 from tollboard.subagents.outcome import Cause
+from tollboard.testing.clock import FakeClock
 
 
 def look(x: int = 0) -> str:
@@ -111,7 +122,7 @@ async def test_a04_resume_of_one_that_is_not_interrupted(server: SubAgentServer)
     assert isinstance(await server.execute(id), Completed)
 
 
-@pytest.mark.parametrize("verb", ["execute", "resume", "cancel", "get_status", "get_subagent"])
+@pytest.mark.parametrize("verb", ["execute", "resume", "get_status", "get_subagent"])
 async def test_a04_e88_one_that_is_gone_is_a_clear_error(server: SubAgentServer, verb: str) -> None:
     id = await server.start(SubAgent(config(Brain("hi")), "Go."))
     await server.stop(id)
@@ -180,31 +191,78 @@ async def test_a06_a_caller_that_gives_up_ends_the_run(server: SubAgentServer) -
     assert server.get_status(id) is Status.CANCELLED
 
 
-async def test_a06_a_tool_that_swallows_cancellation_cannot_hold_the_caller(
-    server: SubAgentServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tollboard.subagents.server.CANCEL_S", 0.01)
-    begun, release = asyncio.Event(), asyncio.Event()
+async def swallows(held: asyncio.Event) -> str:
+    while not held.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await held.wait()
+    return "late"
+
+
+async def blocks_a_thread(held: asyncio.Event) -> str:
+    free, loop = threading.Event(), asyncio.get_running_loop()
+    watching = loop.create_task(held.wait())
+    watching.add_done_callback(lambda _: free.set())
+    await asyncio.shield(loop.run_in_executor(None, free.wait))
+    return "late"
+
+
+async def hangs_while_it_cleans_up(held: asyncio.Event) -> str:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await swallows(held)
+    return "late"
+
+
+Hold = Callable[[asyncio.Event], Awaitable[str]]
+STUBBORN: tuple[Hold, ...] = (swallows, blocks_a_thread, hangs_while_it_cleans_up)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "stop", "leave"])
+@pytest.mark.parametrize("hold", STUBBORN)
+@pytest.mark.parametrize("where", ["execute", "resume", "nested"])
+async def test_a06_a28_whatever_a_tool_does_cannot_hold_the_caller(where: str, hold: Hold, verb: str) -> None:
+    """The tool holds on until all is over: the caller must have its outcome before."""
+    clock, begun, held = FakeClock(), asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> str:
         """Hold on."""
         begun.set()
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-        return "late"
+        return await hold(held)
 
-    brain = Brain(calls(("stubborn", {}, "x")))
-    id = await server.start(SubAgent(config(brain, tools=(stubborn,)), "Go."))
-    running = asyncio.create_task(server.execute(id))
-    await begun.wait()
-    await server.cancel(id)
-    assert server.get_status(id) is Status.CANCELLED
-    release.set()
-    await running
-    assert brain.asked == 1
+    brain = Brain(calls(("stubborn", {}, "x")), "never")
+    top = kid = config(brain, tools=(stubborn,), interrupt_on={"stubborn": where == "resume"})
+    if where == "nested":
+        top = config(Brain(calls(task("kid", "Go.", "t"))), "top", sub_agents=(kid,))
+    server = SubAgentServer(clock=clock)
+    id = await server.start(SubAgent(top, "Go."))
+    if where == "resume":
+        assert isinstance(await server.execute(id), Interrupted)
+        running = asyncio.create_task(server.resume(id, [Approve()]))
+    else:
+        running = asyncio.create_task(server.execute(id))
+    try:
+        await begun.wait()
+        ending = running if verb == "leave" else asyncio.create_task(getattr(server, verb)(id))
+        if verb == "leave":
+            running.cancel()
+        await until(lambda: clock.waiting > 0)
+        assert not running.done()
+        clock.advance(2.5)
+        async with asyncio.timeout(5):
+            await asyncio.wait({ending, running})
+        assert not held.is_set()
+        if verb == "leave":
+            assert running.cancelled()
+        else:
+            outcome = running.result()
+            assert isinstance(outcome, Failed)
+            assert outcome.cause is Cause.CANCELLED
+    finally:
+        held.set()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert brain.asked == 1  # what was given up did nothing more
+    await server.close()
 
 
 class Slow(DictMemory):
@@ -256,7 +314,7 @@ async def test_a07_a_crash_fails_the_caller_is_logged_and_the_parent_goes_on(
     brain = Brain(calls(task("kid", "Do it.", "t1")), "I went on")
     id = await server.start(SubAgent(config(brain, "top", sub_agents=(kid,)), "Go."))
     with caplog.at_level(logging.WARNING):
-        assert await server.execute(id) == Completed("I went on", usage=server._runs[id].loop.total())
+        assert await server.execute(id) == Completed("I went on", usage=server._tree.runs[id].loop.total())
     assert brain.results() == {"t1": "The sub-agent failed: RuntimeError: boom"}
     assert "kid" in caplog.text
 
@@ -272,9 +330,8 @@ async def test_a08_cancelling_a_parent_ends_everything_below() -> None:
         await asked.wait()
         await server.cancel(id)
         await running
-        statuses = {run.definition.name: run.status for run in server._runs.values()}
-    assert statuses == dict.fromkeys(("top", "child", "grandchild"), Status.CANCELLED)
-    assert sum(event.kind == "subagent_cancelled" for event in events) == 3
+    ended = [event.name for event in events if event.kind == "subagent_cancelled"]
+    assert sorted(ended) == ["child", "grandchild", "top"]
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -287,21 +344,55 @@ async def test_a08_stopping_a_parent_stops_those_started_under_it(server: SubAge
 
 async def test_a01_a_parent_that_is_not_there(server: SubAgentServer) -> None:
     with pytest.raises(SubAgentNotFound, match="parent"):
-        await server.start(SubAgent(config(Brain("hi")), "Go.", parent="nobody"))
+        await server.start(SubAgent(config(Brain("hi")), "Go.", parent=new_ref()))
 
 
 async def test_a22_what_observers_hear() -> None:
-    events: list[SubAgentEvent] = []
-    async with SubAgentServer(observer=events.append) as server:
-        id = await server.start(SubAgent(config(Brain(calls(("look", {"x": 1}, "l")), "done")), "Go."))
-        await server.execute(id)
+    clock, events = FakeClock(), list[SubAgentEvent]()
+
+    async def takes_three_seconds(messages: list[ModelMessage]) -> Answer:
+        clock.advance(3)
+        return calls(("look", {"x": 1}, "l"))
+
+    async with SubAgentServer(observer=events.append, clock=clock) as server:
+        id = await server.start(SubAgent(config(Brain(takes_three_seconds, "done")), "Go.", parent="host"))
+        clock.advance(10)
+        outcome = await server.execute(id)
     assert [event.kind for event in events] == [
         "subagent_started", "status_changed", "llm_message", "llm_message", "llm_message", "llm_message",
         "status_changed", "subagent_completed",
     ]  # fmt: skip
-    assert getattr(events[0], "tools", None) == ("look", "save")
-    assert getattr(events[0], "name", None) == "kid"  # E87
-    assert getattr(events[-1], "result", None) == "done"
+    started, completed = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert isinstance(completed, SubAgentCompleted)
+    assert isinstance(outcome, Completed)
+    assert (started.id, started.parent) == (id, "host")
+    assert (started.name, started.tools, started.model) == ("kid", ("look", "save"), "brain")  # E87
+    assert started.messages == ("Go.",)
+    assert (completed.result, completed.duration_s) == ("done", 3.0)
+    assert completed.usage == outcome.usage
+    assert completed.usage.input_tokens
+    assert completed.usage.output_tokens
+    assert [event.status for event in events if isinstance(event, StatusChanged)] == ["running", "completed"]
+
+
+async def test_a22_each_sub_agent_of_a_tree_names_its_parent() -> None:
+    events: list[SubAgentEvent] = []
+    low = config(Brain("low done"), "low")
+    mid = config(Brain(calls(task("low", "Go.", "m")), "mid done"), "mid", sub_agents=(low,))
+    top = config(
+        Brain(calls(task("mid", "Go.", "t1"), task("low", "Go.", "t2")), "done"), "top", sub_agents=(mid, low)
+    )
+    async with SubAgentServer(observer=events.append) as server:
+        id = await server.start(SubAgent(top, "Go."))
+        await server.execute(id)
+    started = [event for event in events if isinstance(event, Started)]
+    ids = {event.id: event.name for event in started}
+    assert len(ids) == 4
+    assert sorted((event.name, ids.get(event.parent or "")) for event in started if event.id != id) == [
+        ("low", "mid"), ("low", "top"), ("mid", "top"),
+    ]  # fmt: skip
+    assert next(event for event in started if event.id == id).parent is None
 
 
 async def test_a22_failure_carries_the_last_messages_and_the_turns() -> None:

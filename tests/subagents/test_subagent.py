@@ -231,7 +231,7 @@ def test_a14_a_block_list_removes_more_and_knows_the_names() -> None:
 
 def test_a14_from_the_class() -> None:
     made = SubAgent.general_purpose(config(), "Go.", block=["look"])
-    assert (made.definition.name, made.instructions) == ("general-purpose", "Go.")
+    assert (made.config.name, made.instructions) == ("general-purpose", "Go.")
 
 
 def test_a09_tools_may_be_pydantic_ai_tools() -> None:

@@ -28,8 +28,9 @@ from tollboard.backends._claude_events import Line
 from tollboard.backends._claude_options import ClaudeOptions
 from tollboard.backends._process import Marker, end_processes, find_processes, identify
 from tollboard.errors import BackendError
-from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit
+from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import ProcessReport
+from tollboard.runtime.question import Answer
 
 Ask = Callable[[ApprovalRequest], Awaitable[Decision]]
 
@@ -270,8 +271,10 @@ class Program:
                 return PermissionResultAllow()
             case Edit(arguments=changed):
                 return PermissionResultAllow(updated_input=dict(changed))
-            case reject:
-                return PermissionResultDeny(message=reject.message or "A person rejected this call.")
+            case Reject(message):
+                return PermissionResultDeny(message=message or "A person rejected this call.")
+            case Answer():
+                return PermissionResultDeny(message="A person answered what was no question.")
 
 
 _DISPLAY_CHARS = 200

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tollboard.backends import _options as check
 from tollboard.errors import BackendError
 from tollboard.runtime import event as events
-from tollboard.runtime.approval import ALL_DECISIONS, ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.approval import ALL_DECISIONS, ApprovalRequest, Approve, Decision, Edit, Reject, ask
 from tollboard.runtime.backend import Turn
 from tollboard.runtime.event import Event, TextEvent, ToolResultEvent, ToolUseEvent, Usage
+from tollboard.runtime.question import Answer, Question, read_question
 
 if TYPE_CHECKING:
     import psutil
@@ -212,14 +213,29 @@ def _approvals(value: Any, modifiers: Mapping[str, Any]) -> Step:
 
 def _request(value: Any, number: int) -> ApprovalRequest:
     given = check.table(value)
-    if unknown := given.keys() - {"tool", "arguments", "allowed", "display", "id"}:
+    if unknown := given.keys() - {"tool", "arguments", "allowed", "display", "id", "questions"}:
         raise ValueError(f"an approval does not know {', '.join(sorted(unknown))}")
+    if "questions" in given:
+        return _ask(given, number)
     return ApprovalRequest(
         tool=check.name(given.get("tool")),
         arguments=check.table(given.get("arguments", {})),
         tool_call_id=str(given.get("id", f"call-{number}")),
         display=check.text(given.get("display", "")),
         allowed=tuple(check.one_of(*ALL_DECISIONS)(kind) for kind in given.get("allowed", ALL_DECISIONS)),
+    )
+
+
+def _ask(given: Mapping[str, Any], number: int) -> ApprovalRequest:
+    asked = given["questions"]
+    if not isinstance(asked, list) or not asked:
+        raise ValueError("questions must be a list with at least one question")
+    return ask(
+        check.name(given.get("tool", "ask")),
+        tuple(read_question(check.table(each)) for each in asked),
+        arguments=check.table(given.get("arguments", {})),
+        tool_call_id=str(given.get("id", f"call-{number}")),
+        display=check.text(given.get("display", "")),
     )
 
 
@@ -233,9 +249,17 @@ def _answer(play: Play, request: ApprovalRequest, decision: Decision, then: str 
             word, arguments = "edited", changed
         case Reject(message=message):
             word = "rejected"
+        case Answer():
+            word = "answered"
+            arguments = {each.id: _said(each, decision) for each in request.questions}
     shown = json.dumps(dict(arguments), ensure_ascii=False, default=str)
     default = "{decision}: {tool} {arguments}" + (": {message}" if message else "")
     return play.fill(then or default, decision=word, tool=request.tool, arguments=shown, message=message)
+
+
+def _said(question: Question, answer: Answer) -> str:
+    values = answer.reply(question.id).values
+    return "*" * len(values) if question.secret else ", ".join(values)
 
 
 def _result(value: Any, modifiers: Mapping[str, Any]) -> Step:

@@ -45,7 +45,7 @@ from tollboard.fleet.records import (
 )
 from tollboard.fleet.settings import FleetSettings
 from tollboard.operations.access import plain
-from tollboard.runtime.approval import Approve, Decision, Edit, Reject
+from tollboard.runtime.approval import Decision, plain_decision
 
 if TYPE_CHECKING:
     from tollboard.operations.wire import DaemonHealth
@@ -310,15 +310,7 @@ class Client:
 
 
 def _plain_decision(decision: Decision | Mapping[str, object]) -> Mapping[str, object]:
-    match decision:
-        case Approve():
-            return {"type": "approve"}
-        case Edit(arguments):
-            return {"type": "edit", "arguments": dict(arguments)}
-        case Reject(message):
-            return {"type": "reject", "message": message}
-        case _:
-            return decision
+    return decision if isinstance(decision, Mapping) else plain_decision(decision)
 
 
 def _listed(what: str, values: Sequence[str]) -> list[str]:

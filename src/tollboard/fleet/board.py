@@ -176,8 +176,8 @@ class Board(Protocol):
         """Return the approvals that wait, oldest first; with `all` the answered and expired ones too (S14)."""
 
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
-        """Answer an approval; who answered is recorded (S14, S27).
+        """Decide an approval: approve, edit or reject a call, answer or reject a question (S14, B06).
 
-        Exactly one of several managers wins. Raises ApprovalNotFound, AlreadyDecided, InvalidDecision (the approval
-        still waits then).
+        Who decided is recorded (S27); exactly one of several managers wins. Raises ApprovalNotFound, AlreadyDecided,
+        InvalidDecision, AnswerNeeded for a question that was to be approved (the approval still waits after both).
         """

@@ -22,7 +22,7 @@ from tollboard.fleet.records import (
 from tollboard.fleet.roster import Roster
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.runtime import telemetry
-from tollboard.runtime.approval import Asked, Decision, check_decision, parse_decision
+from tollboard.runtime.approval import Asked, Decision, fit_decision, parse_decision
 from tollboard.runtime.runtime import Runtime
 
 PREVIEW = 80
@@ -117,7 +117,7 @@ class Control:
             return
         # Its turn goes on after a restart and has not asked again yet, or its session is dead: it will find the answer.
         asked = request.asked[record.id]
-        check_decision(decision, asked.approval.request)
+        decision = fit_decision(decision, asked.approval.request)
         if asked.taken:
             raise AlreadyDecided(f"approval {record.id} was answered a moment ago by someone else")
         commit = session.journal.approval_closed(asked.approval, decision, by)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from tollboard.runtime.approval import ApprovalKind
 from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
+from tollboard.runtime.question import Question
 from tollboard.runtime.request import Origin
 
 
@@ -48,6 +50,7 @@ class ApprovalState(StrEnum):
     APPROVED = "approved"
     EDITED = "edited"
     REJECTED = "rejected"
+    ANSWERED = "answered"
     EXPIRED = "expired"
     """Its turn ended first: interrupted, timed out, stopped, or the daemon ended."""
 
@@ -309,7 +312,7 @@ class StopReport:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRecord:
-    """One guarded call that waits, or waited, for a person."""
+    """What waits, or waited, for a person: a guarded call, or questions to answer; `kind` says which."""
 
     id: str
     session: str
@@ -326,6 +329,9 @@ class ApprovalRecord:
     decided_by: str | None = None
     """Which surface and which client answered, e.g. `cli:alice`; for an expired one, why it expired."""
     decision: Mapping[str, object] | None = field(repr=False, default=None)
+    kind: ApprovalKind = ApprovalKind.CALL
+    questions: tuple[Question, ...] = field(repr=False, default=())
+    """What is asked; empty for a call."""
 
 
 FEED_KINDS = (

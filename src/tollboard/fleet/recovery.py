@@ -22,7 +22,7 @@ from tollboard.fleet.receipts import CONCLUDED
 from tollboard.fleet.records import ApprovalRecord, ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
 from tollboard.ids import new_ref
-from tollboard.runtime.approval import Approval, ApprovalRequest, Asked, Reject, parse_decision
+from tollboard.runtime.approval import Approval, ApprovalKind, ApprovalRequest, Asked, Reject, parse_decision
 from tollboard.runtime.background import cause_of
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Failed, Reason
@@ -37,6 +37,7 @@ AT_ONCE = 200
 """Sessions that are brought back at the same time."""
 DAEMON_ENDED = "the daemon ended"
 CUT_OFF = "the daemon ended while this ran in the background"
+SECRET_GONE = "the daemon ended before the answer was used; it was secret, so it was not kept: ask again"
 
 
 async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
@@ -78,13 +79,16 @@ async def _asked(
 def _as_asked(session: SessionRecord, record: ApprovalRecord) -> Asked:
     path = tuple(record.path.split("/")[1:])
     request = ApprovalRequest(
-        record.tool, record.arguments, display=record.display, allowed=record.allowed, id=record.id, path=path
-    )
+        record.tool, record.arguments, display=record.display, allowed=record.allowed, id=record.id, path=path,
+        kind=record.kind, questions=record.questions,
+    )  # fmt: skip
     approval = Approval(record.id, session.name, record.ref, request, record.requested_at)
     if record.state is ApprovalState.PENDING:
         return Asked(approval)
     if record.decision is None:
         return Asked(approval, Reject(record.decided_by or ""))
+    if record.kind is ApprovalKind.QUESTION and any(question.secret for question in record.questions):
+        return Asked(approval, Reject(SECRET_GONE))
     return Asked(approval, parse_decision(record.decision))
 
 

@@ -225,7 +225,11 @@ def _resumed(measurements: Measurements, _: Metadata) -> Rows:
 def _asked(_: Measurements, metadata: Metadata) -> Rows:
     approval = metadata["approval"]
     if isinstance(approval, Approval):
-        yield "approval.requested", {"approval": approval.id, "tool": approval.request.tool}
+        request = approval.request
+        yield (
+            "approval.requested",
+            {"approval": approval.id, "tool": request.tool, "kind": request.kind.value},
+        )
 
 
 def _decided(measurements: Measurements, metadata: Metadata) -> Rows:

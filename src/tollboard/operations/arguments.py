@@ -264,5 +264,9 @@ class Decide(Arguments):
 
     approval_id: ApprovalId
     decision: Annotated[
-        JsonObject, Field(description="`type` approve, edit (with `arguments`) or reject (with `message`).")
+        JsonObject,
+        Field(
+            description="`type` approve, edit (with `arguments`), reject (with `message`), or, for a question, answer "
+            "(with `text`, `choose`, or `answers` by question)."
+        ),
     ]

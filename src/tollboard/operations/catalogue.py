@@ -163,8 +163,8 @@ _add("approvals", READ, takes.Approvals, tuple[records.ApprovalRecord, ...],
      "Return the guarded calls that wait for a person; with `all` the answered and expired ones too.",
      (e.AgentNotFound,), name="api")  # fmt: skip
 _add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.fleet.decide(a.approval_id, a.decision),
-     "Answer an approval: approve, edit or reject. Exactly one of several managers wins.",
-     (e.ApprovalNotFound, e.AlreadyDecided, e.InvalidDecision),
+     "Decide an approval: approve, edit or reject a call, answer a question. Exactly one of several managers wins.",
+     (e.ApprovalNotFound, e.AlreadyDecided, e.InvalidDecision, e.AnswerNeeded),
      approval_id=_REF, decision={"type": "reject", "message": "not on a Friday"})  # fmt: skip
 
 # -- pools --------------------------------------------------------------------------------------------------------

@@ -1,15 +1,29 @@
-"""Requests for a human decision and the decisions: pure values and their validation, no waiting (S14, A16-A18)."""
+"""Requests for a human decision and the decisions: pure values and their validation, no waiting (S14, A16-A18, B06)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import ClassVar
 
-from tollboard.errors import InvalidDecision
+from tollboard.errors import AnswerNeeded, InvalidDecision
+from tollboard.runtime.question import ANSWER, Answer, Question, as_reply, fit_answer, plain_answer
 
 APPROVE, EDIT, REJECT = "approve", "edit", "reject"
 ALL_DECISIONS: tuple[str, ...] = (APPROVE, EDIT, REJECT)
+"""What may be decided about a call."""
+QUESTION_DECISIONS: tuple[str, ...] = (ANSWER, REJECT)
+"""What may be decided about a question."""
+
+
+class ApprovalKind(StrEnum):
+    """What a person is asked for."""
+
+    CALL = "call"
+    """May this call run?"""
+    QUESTION = "question"
+    """What does the person say? The decision is an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +49,17 @@ class Reject:
     message: str = field(repr=False, default="")
 
 
-Decision = Approve | Edit | Reject
+Decision = Approve | Edit | Reject | Answer
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """One guarded call that waits for a person. `display` is what to show; `allowed` which decisions fit.
+    """What waits for a person: a guarded call, or `questions` to answer. `display` is what to show in one line;
+    `allowed` which decisions fit.
 
-    A backend whose turns go on after a restart gives the question an `id` of its own, the same each time it asks.
-    `path` names the sub-agents down to the one that asks. `check` raises InvalidDecision for arguments that do not fit.
+    A backend whose turns go on after a restart gives the request an `id` of its own, the same each time it asks.
+    `path` names the sub-agents down to the one that asks. `check` raises InvalidDecision for arguments that do not fit,
+    `check_answer` for an answer that fits the questions and is wrong all the same.
     """
 
     tool: str
@@ -54,6 +70,28 @@ class ApprovalRequest:
     id: str = ""
     path: tuple[str, ...] = ()
     check: Callable[[Mapping[str, object]], None] | None = field(repr=False, compare=False, default=None)
+    kind: ApprovalKind = ApprovalKind.CALL
+    questions: tuple[Question, ...] = field(repr=False, default=())
+    check_answer: Callable[[Answer], None] | None = field(repr=False, compare=False, default=None)
+
+
+def ask(
+    tool: str,
+    questions: tuple[Question, ...],
+    *,
+    arguments: Mapping[str, object] | None = None,
+    tool_call_id: str = "",
+    display: str = "",
+    allowed: tuple[str, ...] = QUESTION_DECISIONS,
+    id: str = "",
+    path: tuple[str, ...] = (),
+    check_answer: Callable[[Answer], None] | None = None,
+) -> ApprovalRequest:
+    """Return the request that puts questions to a person. `display` is the first question's text unless given."""
+    return ApprovalRequest(
+        tool, arguments or {}, tool_call_id, display or questions[0].text, allowed, id, path,
+        kind=ApprovalKind.QUESTION, questions=questions, check_answer=check_answer,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,44 +127,86 @@ class Asked:
         return self.decision is None and not self.again
 
 
+_FIELDS: Mapping[str, frozenset[str]] = {
+    APPROVE: frozenset(),
+    EDIT: frozenset({"arguments"}),
+    REJECT: frozenset({"message"}),
+    ANSWER: frozenset({"text", "choose", "answers"}),
+}
+
+
 def parse_decision(value: object) -> Decision:
     """Return the decision that a plain mapping such as `{"type": "edit", "arguments": {...}}` means.
 
     Raises InvalidDecision, naming the fault. A ready decision is returned unchanged.
     """
-    if isinstance(value, Approve | Edit | Reject):
+    if isinstance(value, Approve | Edit | Reject | Answer):
         return value
     if not isinstance(value, Mapping):
         raise InvalidDecision(f"a decision is an object with a 'type', not {type(value).__name__}")
     given = dict(value)
     kind = given.pop("type", None)
-    fields = (
-        {APPROVE: set(), EDIT: {"arguments"}, REJECT: {"message"}}.get(kind)
-        if isinstance(kind, str)
-        else None
-    )
+    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
-        raise InvalidDecision(f"decision type {kind!r} is unknown: use approve, edit or reject")
+        raise InvalidDecision(f"decision type {kind!r} is unknown: use approve, edit, reject or answer")
     if extra := sorted(str(k) for k in given.keys() - fields):
         raise InvalidDecision(f"{kind} does not take {', '.join(extra)}")
-    if kind == APPROVE:
-        return Approve()
-    if kind == REJECT:
-        message = given.get("message", "")
-        if not isinstance(message, str):
-            raise InvalidDecision("reject: 'message' must be text")
-        return Reject(message)
+    match kind:
+        case "approve":
+            return Approve()
+        case "reject":
+            message = given.get("message", "")
+            if not isinstance(message, str):
+                raise InvalidDecision("reject: 'message' must be text")
+            return Reject(message)
+        case "answer":
+            return _parse_answer(given)
     arguments = given.get("arguments")
     if not isinstance(arguments, Mapping) or not all(isinstance(k, str) for k in arguments):
         raise InvalidDecision("edit needs 'arguments', an object with the changed arguments")
     return Edit(dict(arguments))
 
 
-def check_decision(decision: Decision, request: ApprovalRequest) -> None:
-    """Raise InvalidDecision if this approval does not allow that decision."""
+def _parse_answer(given: Mapping[str, object]) -> Answer:
+    alone = as_reply({name: value for name, value in given.items() if name != "answers"})
+    answers = given.get("answers", {})
+    if not isinstance(answers, Mapping) or not all(isinstance(key, str) for key in answers):
+        raise InvalidDecision("answer: 'answers' must be an object with a reply for each question")
+    return Answer(alone.text, alone.choose, {key: as_reply(reply) for key, reply in answers.items()})
+
+
+def plain_decision(decision: Decision, questions: tuple[Question, ...] = ()) -> dict[str, object]:
+    """Return a decision as the mapping that `parse_decision` reads, without the replies to secret questions."""
+    match decision:
+        case Edit(arguments):
+            return {"type": EDIT, "arguments": dict(arguments)}
+        case Reject(message):
+            return {"type": REJECT, "message": message}
+        case Answer():
+            return plain_answer(decision, questions)
+    return {"type": decision.type}
+
+
+def fit_decision(decision: Decision, request: ApprovalRequest) -> Decision:
+    """Return the decision as it is taken: an answer with a checked reply to each question, others unchanged.
+
+    Raises InvalidDecision if this request does not allow it, AnswerNeeded if it asks something and was to be approved.
+    """
     if decision.type not in request.allowed:
+        if request.kind is ApprovalKind.QUESTION:
+            raise AnswerNeeded(
+                f"{request.tool!r} asks a person something, and {decision.type} is no answer to it; choose one of its "
+                "options or say it in words, or reject it"
+            )
         raise InvalidDecision(
             f"{decision.type} is not allowed for {request.tool!r}; allowed: {', '.join(request.allowed)}"
         )
-    if isinstance(decision, Edit) and request.check is not None:
-        request.check(decision.arguments)
+    match decision:
+        case Edit(arguments) if request.check is not None:
+            request.check(arguments)
+        case Answer():
+            fitted = fit_answer(decision, request.questions)
+            if request.check_answer is not None:
+                request.check_answer(fitted)
+            return fitted
+    return decision

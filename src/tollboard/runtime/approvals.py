@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import AlreadyDecided, ApprovalNotFound
-from tollboard.runtime.approval import Approval, ApprovalRequest, Asked, Decision, Reject, check_decision
+from tollboard.runtime.approval import Approval, ApprovalRequest, Asked, Decision, Reject, fit_decision
 from tollboard.runtime.results import Reason
 from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED, Telemetry
 
@@ -138,14 +138,15 @@ def _given_up(turn: Turn | None) -> str:
 async def decide(runtime: Runtime, approval_id: str, decision: Decision, by: str) -> Approval:
     """Answer a question. Exactly one of several callers wins; the decision is durable before it takes effect.
 
-    Raises ApprovalNotFound, AlreadyDecided, InvalidDecision (it still waits then), StoreError (likewise).
+    Raises ApprovalNotFound, AlreadyDecided, InvalidDecision or AnswerNeeded, StoreError; it still waits after the last
+    three.
     """
     pending = runtime.approvals.get(approval_id)
     if pending is None:
         raise ApprovalNotFound(f"no approval {approval_id} waits for a decision")
     if pending.taken:
         raise AlreadyDecided(f"approval {approval_id} was answered a moment ago by someone else")
-    check_decision(decision, pending.approval.request)
+    decision = fit_decision(decision, pending.approval.request)
     commit = pending.machine.journal.approval_closed(pending.approval, decision, by)
     pending.taken = True
     # A task of its own: once it is durable it takes effect, also when whoever decided has left meanwhile.

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
-from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject
+from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject, plain_decision
 from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
+from tollboard.runtime.question import Answer, plain_question
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.store.feed import to_json
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 _MAX_INTEGER = 2**63
 _OWN = (Origin.CHAIN, Origin.EVENT, Origin.AGENT)
-_CLOSED_AS = {Approve: ApprovalState.APPROVED, Edit: ApprovalState.EDITED, Reject: ApprovalState.REJECTED}
+_CLOSED_AS = {
+    Approve: ApprovalState.APPROVED,
+    Edit: ApprovalState.EDITED,
+    Reject: ApprovalState.REJECTED,
+    Answer: ApprovalState.ANSWERED,
+}
 
 
 class StoreJournal:
@@ -113,6 +119,7 @@ class StoreJournal:
             id=approval.id, session_id=self._session_id, ref=approval.ref, path=approval.path, tool=request.tool,
             arguments=to_json(dict(request.arguments)), display=request.display, allowed=to_json(request.allowed),
             state=ApprovalState.PENDING.value, requested_at=approval.requested_at,
+            kind=request.kind.value, questions=to_json([plain_question(each) for each in request.questions]),
         )  # fmt: skip
         return self._writer.submit(Write(REQUEST_APPROVAL.sql, values), must=True)
 
@@ -121,7 +128,7 @@ class StoreJournal:
         state = ApprovalState.EXPIRED if decision is None else _CLOSED_AS[type(decision)]
         values = CLOSE_APPROVAL.bind(
             the_id=approval.id, new_state=state.value, new_decided_at=self._clock.time(), new_decided_by=by,
-            new_decision=None if decision is None else to_json(_plain(decision)),
+            new_decision=None if decision is None else to_json(plain_decision(decision, approval.request.questions)),
         )  # fmt: skip
         write = Write(CLOSE_APPROVAL.sql, values) if decision is not None else Expiry(self, values)
         return self._writer.submit(write, must=True)
@@ -229,12 +236,3 @@ def usage_values(usage: Usage | None) -> tuple[object, ...]:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER else None
-
-
-def _plain(decision: Decision) -> dict[str, object]:
-    """Return a decision as the mapping that `parse_decision` reads."""
-    if isinstance(decision, Edit):
-        return {"type": decision.type, "arguments": dict(decision.arguments)}
-    if isinstance(decision, Reject):
-        return {"type": decision.type, "message": decision.message}
-    return {"type": decision.type}

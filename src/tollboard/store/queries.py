@@ -374,6 +374,8 @@ REQUEST_APPROVAL = Query(
             "allowed",
             "state",
             "requested_at",
+            "kind",
+            "questions",
         )
     )
 )

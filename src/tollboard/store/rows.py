@@ -20,8 +20,10 @@ from tollboard.fleet.records import (
     Summary,
     TurnStatus,
 )
+from tollboard.runtime.approval import ApprovalKind
 from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
+from tollboard.runtime.question import read_question
 from tollboard.runtime.request import Origin
 from tollboard.store.feed import to_json
 
@@ -138,11 +140,12 @@ def summary_record(row: Row) -> Summary:
 def approval_record(row: Row) -> ApprovalRecord:
     """Return the approval of a row."""
     (_, id_, _, ref, path, tool, arguments, display, allowed, state, requested_at, decided_at, decided_by, decision,
-     session) = row  # fmt: skip
+     kind, questions, session) = row  # fmt: skip
     return ApprovalRecord(
         id=id_, session=session, ref=ref, path=path, tool=tool, arguments=json.loads(arguments), display=display,
         allowed=tuple(json.loads(allowed)), state=ApprovalState(state), requested_at=requested_at,
         decided_at=decided_at, decided_by=decided_by, decision=None if decision is None else json.loads(decision),
+        kind=ApprovalKind(kind), questions=tuple(read_question(each) for each in json.loads(questions)),
     )  # fmt: skip
 
 

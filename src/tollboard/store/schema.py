@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema version this program knows, oldest first."""
 HEAD = VERSIONS[-1]
 
@@ -129,6 +129,8 @@ approvals = Table(
     Column("decided_at", REAL),
     Column("decided_by", Text),
     Column("decision", Text),
+    Column("kind", Text, nullable=False, server_default=text("'call'")),
+    Column("questions", Text, nullable=False, server_default=text("'[]'")),
     Index("approvals_id", "id", unique=True),
     Index("approvals_session", "session_id", "number"),
     Index("approvals_ref", "ref"),

@@ -34,7 +34,16 @@ from tollboard.runtime.event import ToolResultEvent
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
 from tollboard.subagents.messages import arguments_of, encodable
-from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Halted, Interrupted, Outcome
+from tollboard.subagents.outcome import (
+    ENDED,
+    ActionRequest,
+    Cause,
+    Completed,
+    Failed,
+    Halted,
+    Interrupted,
+    Outcome,
+)
 from tollboard.subagents.subagent import Definition, guards
 from tollboard.subagents.task_tool import TASK, TASK_INSTRUCTIONS, task_schema, use_instructions
 
@@ -47,6 +56,7 @@ UNKNOWN = (
     "Look at what it may have done before you repeat it."
 )
 UNDECIDED = "This call was not run: the turn ended before a person decided."
+CANCELLED = "The sub-agent was cancelled by a person before it had a result."
 NOT_RUN = "This call was not run: the turn was ended."
 EDITED = (
     "\n\n(A person changed the arguments of this call before it ran, to {arguments}. Do not correct that.)"
@@ -95,8 +105,8 @@ class Calls:
             call = self._calls.get(part.tool_call_id)
             if call is not None and call.waits:
                 found.append(self._question(call))
-            elif part.tool_call_id in self.children:
-                found.extend(self.children[part.tool_call_id].loop.questions())
+            elif (child := self.children.get(part.tool_call_id)) is not None and child.status not in ENDED:
+                found.extend(child.loop.questions())
         return tuple(found)
 
     def _question(self, call: Call) -> ActionRequest:
@@ -245,6 +255,7 @@ class Calls:
             child = self._child(call)
         except TollboardError as wrong_model:
             return CallOutcome("failed", f"The sub-agent cannot be started: {wrong_model}")
+        self._journal.check_open()  # nothing begins below a turn that is over, whatever swallowed its cancellation
         outcome = await child.go()
         if not isinstance(outcome, Interrupted):
             del self.children[call.id]
@@ -256,6 +267,8 @@ class Calls:
                 raise ApprovalRequired
             case Failed(reason, Cause.HALTED, by):
                 raise Halted(reason, by)
+            case Failed(_, Cause.CANCELLED):
+                return CallOutcome("failed", CANCELLED)
             case Failed(reason):
                 return CallOutcome("failed", f"The sub-agent failed: {reason}")
 

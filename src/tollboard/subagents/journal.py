@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tollboard.runtime.approval import Approve, Decision, Edit, Reject, parse_decision
+from tollboard.runtime.approval import Decision, parse_decision, plain_decision
+from tollboard.runtime.journal import Commit
 from tollboard.runtime.memory import Memory
 
 
@@ -111,7 +112,7 @@ class RunJournal:
 
     async def save(self, head: Head, messages: Sequence[str] = (), ended: Sequence[Call] = ()) -> None:
         """Keep the head and the newest messages, which end at `head.count`; forget calls that have ended."""
-        self._check_open()
+        self.check_open()
         if self._memory is None:
             return
         begin = head.count - len(messages)
@@ -119,18 +120,25 @@ class RunJournal:
             f"{self.key}:m/{begin + index:06d}": text for index, text in enumerate(messages)
         }
         texts.update({f"{self.key}:c/{call.step}/{call.id}": None for call in ended})
-        texts[f"{self.key}:head"] = json.dumps(asdict(head), separators=(",", ":"))
+        texts[f"{self.key}:head"] = _head_text(head)
         await self._commit(texts)
+
+    def submit(self, head: Head) -> Commit | None:
+        """Keep the head as it is, without waiting; return what to await until it is durable."""
+        self.check_open()
+        if self._memory is None:
+            return None
+        return self._memory.save({f"{self.key}:head": _head_text(head)})
 
     async def forget(self, messages: Sequence[int]) -> None:
         """Forget messages that the model does not see any more."""
-        self._check_open()
+        self.check_open()
         if messages:
             await self._commit({f"{self.key}:m/{index:06d}": None for index in messages})
 
     async def drop(self, key: str) -> None:
         """Forget a run below this one, and all below it."""
-        self._check_open()
+        self.check_open()
         if self._memory is not None:
             # Not the bare key: `1.t1` begins `1.t10` too.
             own, below = await self._memory.load(f"{key}:"), await self._memory.load(f"{key}/")
@@ -138,12 +146,13 @@ class RunJournal:
 
     async def note(self, call: Call) -> None:
         """Keep what is known of one call."""
-        self._check_open()
+        self.check_open()
         if self._memory is not None:
             name = f"{self.key}:c/{call.step}/{call.id}"
             await self._commit({name: json.dumps(_plain(call), separators=(",", ":"))})
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise CancelledError once it was closed."""
         if self._closed:
             raise asyncio.CancelledError
 
@@ -158,12 +167,16 @@ def child_key(key: str, call: Call) -> str:
     return f"{key}/{call.step}.{call.id}"
 
 
+def _head_text(head: Head) -> str:
+    return json.dumps(asdict(head), separators=(",", ":"))
+
+
 def _plain(call: Call) -> dict[str, Any]:
     plain = {name: getattr(call, name) for name in ("step", "id", "tool", "question", "started")}
     plain["arguments"] = dict(call.arguments)
     plain["allowed"] = list(call.allowed)
     plain["schema"] = call.schema
-    plain["decision"] = plain_decision(call.decision)
+    plain["decision"] = None if call.decision is None else plain_decision(call.decision)
     outcome = call.outcome
     plain["outcome"] = None if outcome is None else {name: getattr(outcome, name) for name in OUTCOME}
     return plain
@@ -175,16 +188,3 @@ def _call(plain: dict[str, Any]) -> Call:
     call.outcome = None if outcome is None else CallOutcome(**outcome)
     call.decision = None if decision is None else parse_decision(decision)
     return call
-
-
-def plain_decision(decision: Decision | None) -> dict[str, Any] | None:
-    """Return a decision as JSON holds it."""
-    match decision:
-        case None:
-            return None
-        case Approve():
-            return {"type": decision.type}
-        case Edit(arguments):
-            return {"type": decision.type, "arguments": dict(arguments)}
-        case Reject(message):
-            return {"type": decision.type, "message": message}

@@ -28,7 +28,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import RunUsage
 
 from tollboard.errors import InvalidDecision, StoreError
-from tollboard.runtime.approval import ApprovalRequest, Decision, Edit, check_decision
+from tollboard.runtime.approval import ApprovalRequest, Decision, Edit, fit_decision
 from tollboard.runtime.event import Event, NoticeEvent, TextEvent, ToolResultEvent, ToolUseEvent, Usage
 from tollboard.subagents.building import (
     Guard,
@@ -156,7 +156,7 @@ class Loop:
         """Raise ApprovalNotFound or InvalidDecision unless this decision fits this question."""
         _, call = self.calls.find(question)
         request = ApprovalRequest(call.tool, call.arguments, allowed=call.allowed)
-        check_decision(decision, request)
+        fit_decision(decision, request)
         if isinstance(decision, Edit) and (why := misfit(decision.arguments, call.schema)):
             raise InvalidDecision(f"edit: the arguments do not fit {call.tool!r}: {why}")
 
@@ -183,10 +183,10 @@ class Loop:
         return total
 
     def close(self) -> None:
-        """Let nothing more happen, here and below, whatever swallowed its cancellation. Idempotent."""
+        """Let nothing more happen here, whatever swallowed its cancellation, and end all below. Idempotent."""
         self._journal.close()
-        for child in self.calls.children.values():
-            child.loop.close()
+        for child in tuple(self.calls.children.values()):
+            child.cancelled()
 
     # -- going on ----------------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+ENDED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
+"""The statuses in which nothing more will happen."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionRequest:
     """One guarded call that has not run and needs a decision.

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tollboard.clock import Clock
+from tollboard.clock import Clock, Timer
+from tollboard.errors import StoreError
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import Memory
 from tollboard.subagents.events import (
@@ -20,8 +21,18 @@ from tollboard.subagents.events import (
     SubAgentFailed,
 )
 from tollboard.subagents.journal import RunJournal
-from tollboard.subagents.outcome import Cause, Completed, Failed, Interrupt, Interrupted, Outcome, Status
+from tollboard.subagents.outcome import (
+    ENDED,
+    Cause,
+    Completed,
+    Failed,
+    Interrupt,
+    Interrupted,
+    Outcome,
+    Status,
+)
 from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig, tool_names
+from tollboard.subagents.tree import Tree
 
 if TYPE_CHECKING:
     from pydantic_ai import UsageLimits
@@ -30,12 +41,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tollboard.subagents")
 
+CANCEL_S = 2.0
+"""How long a run may take to end once it was cancelled; then it is given up, and its caller is told."""
 LAST_MESSAGES = 5
-ENDED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
+CANCELLED = "it was cancelled"
 
 
 class Run:
-    """One sub-agent, from its instructions to its outcome; also those below it."""
+    """One sub-agent, from its instructions to its outcome; also those below it.
+
+    It works in a task of its own, so that one can be cancelled without its parent, and so that a tool that swallows its
+    cancellation, blocks in a thread or hangs while it cleans up cannot hold whoever waits for it (A28).
+    """
 
     def __init__(
         self,
@@ -51,7 +68,8 @@ class Run:
         limits: UsageLimits | None = None,
         clock: Clock,
         observer: Observer | None = None,
-        known: dict[str, Run] | None = None,
+        tree: Tree | None = None,
+        above: Run | None = None,
     ) -> None:
         from tollboard.subagents.loop import Loop  # Pydantic AI takes most of a second to import
 
@@ -69,26 +87,36 @@ class Run:
         self._clock = clock
         self._observer = None if definition.suppress_events else observer
         self._observers = observer
-        self._known = known if known is not None else {}
+        self._tree = tree if tree is not None else Tree()
+        self._above = above
         self._began: float | None = None
         self._prompted = False
+        self._told = False
+        self._task: asyncio.Task[Outcome] | None = None
+        self._released: asyncio.Future[None] | None = None
+        """Done when nobody is to wait for the task any longer."""
+        self._timer: Timer | None = None
+        self._journal = RunJournal(memory, id)
         self.loop = Loop(
             definition,
             id=id,
             path=(*path, definition.name),
-            journal=RunJournal(memory, id),
+            journal=self._journal,
             make_child=self._make_child,
             deps=deps,
             model=model,
             limits=limits,
             heard=self._heard if self._observer is not None else None,
         )
-        self._known[id] = self
+        self._tree.add(self)
 
     def _make_child(self, loop: Loop, definition: Definition, id: str, instructions: str) -> Run:
+        if self.status in ENDED:
+            raise asyncio.CancelledError  # a tool that swallowed its own: nothing begins under what has ended (A29)
         return Run(
             definition, instructions, id=id, path=loop.path, parent=self.id, memory=self._memory, deps=loop.deps,
-            model=loop.model, limits=loop.limits, clock=self._clock, observer=self._observers, known=self._known,
+            model=loop.model, limits=loop.limits, clock=self._clock, observer=self._observers, tree=self._tree,
+            above=self,
         )  # fmt: skip
 
     async def load(self) -> bool:
@@ -96,8 +124,8 @@ class Run:
 
         One that was cut off in the middle is `idle` again, and goes on where it was without repeating a call.
         """
-        if not await self.loop.load():
-            return False
+        if not await self.loop.load() or self.status in ENDED:
+            return False  # also one that was cancelled meanwhile: it stays so
         self._prompted = bool(self.loop.messages)
         stored = Status(self.loop.head.status)
         self.status = Status.IDLE if stored is Status.RUNNING else stored
@@ -113,8 +141,52 @@ class Run:
     async def go(self) -> Outcome:
         """Run to the end or to the next pause; what has ended gives its outcome again.
 
-        Whatever goes wrong is a `Failed`; only cancellation goes through, and ends everything below.
+        Whatever goes wrong is a `Failed`, also that it was cancelled: then this returns within `CANCEL_S` seconds, even
+        if a tool goes on. Cancelling the caller goes through, and ends the run and everything below.
         """
+        loop = asyncio.get_running_loop()
+        task = self._task = loop.create_task(self._work(), name=f"sub-agent {self.id}")
+        released = self._released = loop.create_future()
+        task.add_done_callback(self._worked)
+        try:
+            await asyncio.wait({task, released}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.cancelled()
+            await self.ended()
+            raise
+        if self.outcome is not None and (not task.done() or task.cancelled()):
+            return self.outcome
+        return task.result()
+
+    def _worked(self, task: asyncio.Task[Outcome]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._release()
+        if self._task is task:
+            self._task = None
+
+    def _release(self) -> None:
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
+
+    @property
+    def at_work(self) -> bool:
+        """Return whether somebody waits for it, and it has not been given up."""
+        return self._released is not None and not self._released.done()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, at most `CANCEL_S` seconds after it was cancelled."""
+        if self._released is not None:
+            await asyncio.wait({self._released})
+
+    async def _work(self) -> Outcome:
+        try:
+            return await self._to_the_next_pause()
+        except asyncio.CancelledError:
+            self.cancelled()
+            raise
+
+    async def _to_the_next_pause(self) -> Outcome:
         if (
             self.status is Status.IDLE
             and not self._prompted
@@ -123,26 +195,30 @@ class Run:
         ):
             self._begin_messages()
         if self.outcome is not None and self.status in ENDED:
+            self._tell_ended(self.outcome)
             return self.outcome
         self._tell_started()
         self._turn(Status.RUNNING)
-        try:
-            outcome = await self._go()
-        except asyncio.CancelledError:
-            self.cancelled()
-            raise
-        match outcome:
-            case Interrupted():
-                self._turn(Status.INTERRUPTED)
-            case Completed():
-                self._turn(Status.COMPLETED)
-            case Failed():
-                self._turn(Status.ERROR)
+        outcome = await self._go()
+        if self.outcome is not None and self.status in ENDED:
+            return self.outcome  # it was cancelled, and something swallowed that
+        return await self._conclude(outcome)
+
+    async def _conclude(self, outcome: Outcome) -> Outcome:
+        """Write down how it ended or paused, and tell. What cannot be written down is a failure."""
+        self._turn(_STATUS[type(outcome)])
         self.outcome = outcome
         self.loop.head.result = _plain(outcome)
-        await self.loop.save()
-        self._tell_ended(outcome)
-        return outcome
+        try:
+            await self.loop.save()
+        except StoreError as wrong:
+            self._turn(Status.ERROR)
+            self.outcome = Failed(
+                f"how it ended could not be written down: {wrong}", Cause.CRASHED, usage=self.loop.total()
+            )
+        finally:
+            self._tell_ended(self.outcome)  # also when it is cancelled in this moment: it has ended
+        return self.outcome
 
     async def _go(self) -> Outcome:
         try:
@@ -171,18 +247,39 @@ class Run:
                 message = ModelRequest(parts=[UserPromptPart(message)])
             self.loop.messages.append(message)
 
-    def cancelled(self) -> None:
-        """Note that it was ended from outside; told before it has ended (A06). Idempotent."""
+    def cancel(self) -> None:
+        """End it, and let a later process know that it was ended. Idempotent."""
         if self.status in ENDED:
             return
-        self.loop.close()
+        self.loop.head.status = Status.CANCELLED.value
+        self.loop.head.result = _plain(Failed(CANCELLED, Cause.CANCELLED))
+        # The newest messages may be missing from it: what it was ended in the middle of is not of use any more.
+        if (commit := self._journal.submit(self.loop.head)) is not None:
+            self._tree.hold(commit)
+        self.cancelled()
+
+    def cancelled(self) -> None:
+        """End it, and all below it; told before it has ended (A06). Idempotent."""
+        if self.status in ENDED:
+            return
         self._turn(Status.CANCELLED)
-        self.outcome = Failed("it was cancelled", Cause.CANCELLED, usage=self.loop.total())
-        self._tell(
-            lambda: SubAgentCancelled(self.id, self.definition.name, tuple(self.loop.messages), self.turns)
-        )
-        for child in self.loop.calls.children.values():
-            child.cancelled()
+        self.outcome = Failed(CANCELLED, Cause.CANCELLED, usage=self.loop.total())
+        self._tell_ended(self.outcome)
+        self.loop.close()
+        self._end_task()
+
+    def _end_task(self) -> None:
+        """Cancel the task, and wait for it no longer than `CANCEL_S`: a tool may swallow that, or block a thread."""
+        task = self._task
+        if task is not None and not task.done():
+            self._tree.hold(task)
+            task.cancel()
+            self._timer = self._clock.call_later(CANCEL_S, self._release)
+
+    def _forget(self) -> None:
+        """Leave nothing behind of a run that a `task` call started (A29): its parent has its usage and its result."""
+        if self._above is not None and self._tree.runs.get(self.id) is self:
+            self._tree.drop(self.id)
 
     @property
     def turns(self) -> int:
@@ -221,13 +318,29 @@ class Run:
         )  # fmt: skip
 
     def _tell_ended(self, outcome: Outcome) -> None:
-        took = self._clock.monotonic() - (self._began or self._clock.monotonic())
+        """Tell how it ended, once; a pause is no end."""
+        if isinstance(outcome, Interrupted) or self._told:
+            return
+        self._told = True
+        now = self._clock.monotonic()
+        took = now - (now if self._began is None else self._began)
+        name, messages = self.definition.name, self.loop.messages
         match outcome:
             case Completed(result, _, usage):
-                self._tell(lambda: SubAgentCompleted(self.id, self.definition.name, result, took, usage))
+                self._tell(lambda: SubAgentCompleted(self.id, name, result, took, usage))
+            case Failed(_, Cause.CANCELLED):
+                self._tell(lambda: SubAgentCancelled(self.id, name, tuple(messages), self.turns))
             case Failed(reason):
-                last = tuple(self.loop.messages[-LAST_MESSAGES:])
-                self._tell(lambda: SubAgentFailed(self.id, self.definition.name, reason, last, self.turns))
+                last = tuple(messages[-LAST_MESSAGES:])
+                self._tell(lambda: SubAgentFailed(self.id, name, reason, last, self.turns))
+        self._forget()
+
+
+_STATUS: dict[type[Outcome], Status] = {
+    Completed: Status.COMPLETED,
+    Failed: Status.ERROR,
+    Interrupted: Status.INTERRUPTED,
+}
 
 
 def _cause(exc: Exception) -> Cause:

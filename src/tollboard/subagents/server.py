@@ -23,15 +23,19 @@ from tollboard.errors import (
     SubAgentExists,
     SubAgentNotFound,
 )
+from tollboard.ids import check_name, looks_like_id
 from tollboard.runtime.approval import Decision, parse_decision
 from tollboard.runtime.memory import Memory
+from tollboard.runtime.runtime import Runtime
+from tollboard.runtime.telemetry import AGENT_CRASHED, AGENT_STOPPED, EventName, Measurements, Metadata
 from tollboard.subagents.events import Observer
-from tollboard.subagents.outcome import ActionRequest, Cause, Failed, Interrupted, Outcome, Status
+from tollboard.subagents.outcome import ENDED, ActionRequest, Interrupted, Outcome, Status
 from tollboard.subagents.run import Run
 from tollboard.subagents.subagent import SubAgent
+from tollboard.subagents.tree import Tree
 
-CANCEL_S = 2.0
-"""How long a run may take to end once it was cancelled; then it is given up, and its caller is told."""
+KEPT_FINISHED = 100
+"""How many sub-agents that have a parent and have ended can still be looked at; the oldest are let go."""
 
 GivenDecision = Decision | Mapping[str, object]
 Decisions = Sequence[GivenDecision] | Mapping[str, GivenDecision]
@@ -39,17 +43,35 @@ Decisions = Sequence[GivenDecision] | Mapping[str, GivenDecision]
 
 
 class SubAgentServer:
-    """Runs sub-agents, each a blocking call for whoever started it. Belongs to one event loop."""
+    """Runs sub-agents, each a blocking call for whoever started it. Belongs to one event loop.
+
+    `parent` names the agent or session that hosts them, for those that are started without a parent of their own. With
+    a `runtime` such a name must be that of one of its agents, and when that agent ends, so do those below it.
+    """
 
     def __init__(
-        self, *, memory: Memory | None = None, observer: Observer | None = None, clock: Clock | None = None
-    ) -> None:
+        self, *, parent: str | None = None, runtime: Runtime | None = None, memory: Memory | None = None,
+        observer: Observer | None = None, clock: Clock | None = None,
+    ) -> None:  # fmt: skip
+        self._parent = parent
+        self._runtime = runtime
         self._memory = memory
         self._observer = observer
         self._clock = clock or SystemClock()
         self._subagents: dict[str, SubAgent] = {}
-        self._runs: dict[str, Run] = {}
-        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._tree = Tree()
+        self._finished: dict[str, None] = {}
+        """Those with a parent that have ended, oldest first."""
+        self._gone: dict[str, None] = {}
+        """Ids that were stopped, oldest first: none of them is the name of a host."""
+        if parent is not None:
+            self._check_host(parent)
+        if runtime is not None:
+            runtime.telemetry.attach(self._listener, (AGENT_STOPPED, AGENT_CRASHED), self._host_ended)
+
+    @property
+    def _listener(self) -> str:
+        return f"subagents.{id(self)}"
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,17 +84,18 @@ class SubAgentServer:
     async def start(self, subagent: SubAgent) -> str:
         """Register a sub-agent under its id, status `idle`, or as an earlier process left it; return the id.
 
-        Raises SubAgentExists, SubAgentNotFound when its parent is not here, and what its model raises when it is made.
+        Raises SubAgentExists, SubAgentNotFound when its parent is not here or it is stopped meanwhile, InvalidStatus
+        when its parent has ended, InvalidName for a parent that can be no name, and what its model raises when it is
+        made.
         """
         if subagent.id in self._subagents:
             raise SubAgentExists(f"there is a sub-agent {subagent.id!r} already; give each an id of its own")
-        if subagent.parent is not None and subagent.parent not in self._runs:
-            raise SubAgentNotFound(
-                f"there is no sub-agent {subagent.parent!r} that could be the parent of this one"
-            )
+        parent = subagent.parent if subagent.parent is not None else self._parent
+        if parent is not None:
+            self._check_parent(parent)
         run = Run(
-            subagent.definition, subagent.instructions, id=subagent.id, parent=subagent.parent, memory=self._memory,
-            deps=subagent.deps, model=subagent.model, clock=self._clock, observer=self._observer, known=self._runs,
+            subagent.config, subagent.instructions, id=subagent.id, parent=parent, memory=self._memory,
+            deps=subagent.deps, model=subagent.model, clock=self._clock, observer=self._observer, tree=self._tree,
         )  # fmt: skip
         self._subagents[subagent.id] = subagent
         try:
@@ -80,10 +103,15 @@ class SubAgentServer:
         except BaseException:
             self._forget(subagent.id)
             raise
+        if self._tree.runs.get(subagent.id) is not run:
+            raise _not_here(subagent.id)
         return subagent.id
 
     async def execute(self, id: str) -> Outcome:
-        """Run it to its end or to its first pause. Raises SubAgentNotFound, InvalidStatus unless it is idle."""
+        """Run it to its end or to its first pause. Raises SubAgentNotFound, InvalidStatus unless it is idle.
+
+        Returns a `Failed` with the cause `cancelled` within 2.5 seconds after `cancel` or `stop`, whatever a tool does.
+        """
         self._expect(self._run(id), Status.IDLE)
         return await self._go(id)
 
@@ -122,45 +150,78 @@ class SubAgentServer:
 
     def whereis(self, id: str) -> Run | None:
         """Return the run behind an id, also of one that a `task` call started, or `None`."""
-        return self._runs.get(id)
+        return self._tree.runs.get(id)
 
     async def cancel(self, id: str) -> None:
-        """End it and everything below it, also in the middle of a model call; observers hear so first. Idempotent.
+        """End it and everything below it, also in the middle of a model call; observers hear so first.
 
-        Whoever waits for it gets a `Failed` with the cause `cancelled`. Raises SubAgentNotFound.
+        Also one that a `task` call started: its parent is told and goes on. Whoever waits for it gets a `Failed` with
+        the cause `cancelled`. Given the name of a host, it ends all that were started under that. With a memory
+        a later process finds it cancelled. Idempotent: one that is unknown, gone or ending is no error.
         """
-        run = self._run(id)
-        run.cancelled()
-        below = self._below(id)
-        for child in below:
-            if (found := self._runs.get(child)) is not None:
-                found.cancelled()
-        if at_work := [each for each in (id, *below) if each in self._tasks]:
-            await asyncio.gather(*(self._end(each) for each in at_work))
+        runs = self._tree.with_below(id)
+        for run in runs:
+            run.cancel()
+            self._note_finished(run)
+        await _ended(runs)
 
     async def stop(self, id: str) -> None:
-        """Cancel it if it has not ended, and forget it with everything below it. Idempotent."""
-        if id not in self._runs:
-            return
-        await self.cancel(id)
-        for each in (*self._below(id), id):
-            self._forget(each)
+        """End it if it has not ended, and forget it with everything below it. Idempotent, like `cancel`.
+
+        With a memory, `start` with the same id takes it up again where it was.
+        """
+        runs = self._tree.with_below(id)
+        for run in runs:
+            run.cancelled()
+        try:
+            await _ended(runs)
+        finally:
+            for run in runs:
+                self._forget(run.id)
 
     async def close(self) -> None:
         """Stop all there are. Idempotent."""
+        if self._runtime is not None:
+            self._runtime.telemetry.detach(self._listener)
         await asyncio.gather(*(self.stop(id) for id in tuple(self._subagents)))
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _run(self, id: str) -> Run:
-        run = self._runs.get(id)
+        run = self._tree.runs.get(id)
         if run is None or id not in self._subagents:
-            raise SubAgentNotFound(f"there is no sub-agent {id!r}: it was never started, or it was stopped")
+            raise _not_here(id)
         return run
 
+    def _check_parent(self, parent: str) -> None:
+        """Raise unless something may be started under this parent: a sub-agent, or the name of its host."""
+        run = self._tree.runs.get(parent)
+        if run is None:
+            self._check_host(parent)
+        elif run.status in ENDED:
+            raise InvalidStatus(
+                run.status.value, expected="idle, running or interrupted", who=f"the parent {parent!r}"
+            )
+
+    def _check_host(self, name: str) -> None:
+        if name in self._gone or looks_like_id(name):
+            raise SubAgentNotFound(
+                f"there is no sub-agent {name!r} that could be the parent of this one: it has ended, or never was"
+            )
+        check_name(name)
+        if self._runtime is not None and self._runtime.whereis(name) is None:
+            raise SubAgentNotFound(
+                f"there is neither a sub-agent nor an agent {name!r} to be the parent of this one"
+            )
+
+    def _host_ended(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
+        for run in self._tree.with_below(str(metadata["agent"])):
+            run.cancelled()
+            self._note_finished(run)
+
     def _expect(self, run: Run, wanted: Status) -> None:
-        if run.status is not wanted or run.id in self._tasks:
-            status = Status.RUNNING if run.id in self._tasks else run.status
+        if run.status is not wanted or run.at_work:
+            status = Status.RUNNING if run.at_work and run.status not in ENDED else run.status
             raise InvalidStatus(status.value, expected=wanted.value)
 
     async def _decide(self, run: Run, given: Sequence[tuple[ActionRequest, Decision]]) -> None:
@@ -175,33 +236,39 @@ class SubAgentServer:
                 run.status = Status.INTERRUPTED
 
     async def _go(self, id: str) -> Outcome:
-        run = self._runs[id]
-        task = self._tasks[id] = asyncio.get_running_loop().create_task(run.go(), name=f"sub-agent {id}")
-        task.add_done_callback(lambda _: self._tasks.pop(id, None))
+        run = self._tree.runs[id]
         try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            await self._end(id)
-            raise
-        if task.cancelled():
-            return Failed("it was cancelled", Cause.CANCELLED, usage=run.loop.total())
-        return task.result()
+            return await run.go()
+        finally:
+            if run.status in ENDED:
+                for below in self._tree.with_below(id):
+                    below.cancelled()  # those that were started with this one as their parent (A29)
+                    self._note_finished(below)
 
-    async def _end(self, id: str) -> None:
-        """Cancel its task and wait for that, but not for ever: a tool may swallow the cancellation."""
-        task = self._tasks.get(id)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_S)
-
-    def _below(self, id: str) -> tuple[str, ...]:
-        """Return the ids of those that were started with this one as their parent, and of theirs."""
-        own = [run.id for run in self._runs.values() if run.parent == id]
-        return tuple(own) + tuple(below for child in own for below in self._below(child))
+    def _note_finished(self, run: Run) -> None:
+        """Let go of those with a parent that ended long ago: a parent may have any number of them (A29)."""
+        if run.parent is None or run.id not in self._subagents:
+            return
+        self._finished[run.id] = None
+        while len(self._finished) > KEPT_FINISHED:
+            self._forget(next(iter(self._finished)))
 
     def _forget(self, id: str) -> None:
-        self._subagents.pop(id, None)
-        self._runs.pop(id, None)
+        self._finished.pop(id, None)
+        self._tree.drop(id)
+        if self._subagents.pop(id, None) is not None and not looks_like_id(id):
+            self._gone[id] = None
+            while len(self._gone) > KEPT_FINISHED:
+                del self._gone[next(iter(self._gone))]
+
+
+async def _ended(runs: Sequence[Run]) -> None:
+    if at_work := [run for run in runs if run.at_work]:
+        await asyncio.gather(*(run.ended() for run in at_work))
+
+
+def _not_here(id: str) -> SubAgentNotFound:
+    return SubAgentNotFound(f"there is no sub-agent {id!r}: it was never started, or it was stopped")
 
 
 def matched(requests: Sequence[ActionRequest], decisions: Decisions) -> list[tuple[ActionRequest, Decision]]:

@@ -144,10 +144,11 @@ class CompiledSubAgent(Definition):
 class SubAgent:
     """A definition with a task and an id; what `SubAgentServer.start` takes.
 
-    `deps` is handed to every tool, and on to the sub-agents below. `parent` is the id of the one that started it.
+    `config` is a SubAgentConfig or a CompiledSubAgent. `deps` is handed to every tool, and on to the sub-agents below.
+    `parent` is the id of the sub-agent that started it, or the name of the agent or session that hosts it.
     """
 
-    definition: Definition
+    config: Definition
     instructions: str = field(repr=False)
     id: str = field(default_factory=new_ref)
     parent: str | None = None
@@ -155,9 +156,9 @@ class SubAgent:
     model: Model | str | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
-        _text(self.definition.name, "instructions", self.instructions, MAX_PROMPT)
+        _text(self.config.name, "instructions", self.instructions, MAX_PROMPT)
         if not self.id or "/" in self.id:
-            raise InvalidOption(f"sub-agent {self.definition.name!r}: {self.id!r} cannot be an id")
+            raise InvalidOption(f"sub-agent {self.config.name!r}: {self.id!r} cannot be an id")
 
     @classmethod
     def from_config(cls, config: SubAgentConfig, instructions: str, **more: Any) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +12,15 @@ import jsonschema
 import pytest
 from mcp import Client as McpClient
 from mcp.shared.exceptions import MCPError
+from mcp_types import Implementation
 
+from tollboard.ids import check_name
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.catalogue import OPERATIONS
 from tollboard.surfaces.mcp import shape
 from tollboard.surfaces.mcp.policy import GRANTED, Policy
+from tollboard.surfaces.mcp.readers import reader_named
 from tollboard.surfaces.mcp.server import SPOKEN, Reach, make_server
 from tollboard.surfaces.mcp.tools import MAX_WAIT_S, TOOLS
 
@@ -163,9 +166,119 @@ async def test_a_wait_ends_within_its_limit_and_says_what_is_not_done(host: Host
     ref = await host.call("switchboard_send", name="slow", prompt="x")
     report = await host.call("switchboard_wait", refs=[ref], timeout=0.0)
     assert (report["timed_out"], len(report["pending"])) == (True, 1)
-    schema = TOOLS["switchboard_wait"].input_schema()
-    assert schema["properties"]["timeout"]["maximum"] == MAX_WAIT_S
-    assert TOOLS["switchboard_wait"].given({"refs": [ref], "timeout": 1e6})["timeout"] == MAX_WAIT_S
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("switchboard_wait", {"refs": ["r"], "timeout": 300}),
+        ("switchboard_inbox", {"wait": 300.0}),
+        ("switchboard_inbox", {"limit": 51}),
+        ("switchboard_transcript", {"name": "api", "limit": 0}),  # to the board: all of them
+        ("pool_wait", {"name": "p", "timeout": MAX_WAIT_S + 0.1}),
+    ],
+)
+async def test_what_a_tool_cannot_do_is_refused_and_not_cut_in_silence(
+    host: Host, tool: str, given: dict[str, Any]
+) -> None:
+    error = await host.fails(tool, **given)
+    assert error["error"] == "invalid"
+    assert "this tool takes" in error["message"]
+
+
+async def test_a_null_is_an_argument_left_out(host: Host) -> None:
+    await host.start("api")
+    await host.call("switchboard_transcript", name="api", limit=None, before=None)
+    assert TOOLS["switchboard_transcript"].given({"name": "api", "limit": None})["limit"] == 10
+
+
+# -- what the tools cost a model
+
+
+MAX_LIST_TOKENS = 3_000
+"""Of all names, descriptions and inputs, counted as a quarter of their characters."""
+MAX_TOOL_TOKENS = 260
+MAX_OUTPUT_TOKENS = 200
+WARNED_OF = {"title", "$ref", "$defs", "pattern", "additionalProperties", "maxLength", "exclusiveMaximum"}
+
+
+def tokens(value: object) -> float:
+    return len(json.dumps(value, separators=(",", ":"))) / 4
+
+
+async def test_the_list_of_tools_leaves_room_in_a_models_context(host: Host) -> None:
+    listed = (await host.client.list_tools()).tools
+    costs = {tool.name: tokens([tool.name, tool.description, tool.input_schema]) for tool in listed}
+    assert sum(costs.values()) <= MAX_LIST_TOKENS
+    assert max(costs.values()) <= MAX_TOOL_TOKENS, max(costs, key=costs.__getitem__)
+    for tool in listed:
+        assert tokens(tool.output_schema) <= MAX_OUTPUT_TOKENS, tool.name
+
+
+def _nodes(schema: object) -> Iterator[dict[str, Any]]:
+    """Yield every schema in a schema; the names of properties are no keywords."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key, value in schema.items():
+        if key == "properties":
+            for one in value.values():
+                yield from _nodes(one)
+        for one in value if isinstance(value, list) else [value]:
+            if key != "properties":
+                yield from _nodes(one)
+
+
+async def test_no_host_has_anything_to_warn_of_in_the_schemas(host: Host) -> None:
+    for tool in (await host.client.list_tools()).tools:
+        for node in (*_nodes(tool.input_schema), *_nodes(tool.output_schema)):
+            assert not WARNED_OF & node.keys(), (tool.name, node)
+            assert not isinstance(node.get("type"), list), (tool.name, node)
+            assert node.get("type") != "null", (tool.name, node)
+            assert "anyOf" not in node or not {"minimum", "maximum", "type"} & node.keys(), (tool.name, node)
+        assert "See `" not in json.dumps(tool.model_dump(mode="json")), tool.name
+
+
+def test_a_schema_says_what_a_model_must_know_and_no_more() -> None:
+    assert TOOLS["switchboard_wait"].input_schema() == {
+        "type": "object",
+        "properties": {
+            "refs": {"type": "array", "items": {"type": "string"}},
+            "timeout": {"type": "number", "default": 25.0, "minimum": 0.0, "maximum": MAX_WAIT_S},
+            "mode": {"type": "string", "enum": ["all", "any"], "default": "all"},
+        },
+        "required": ["refs"],
+    }
+    tasks = TOOLS["pool_submit"].input_schema()["properties"]["tasks"]
+    assert tasks["items"]["required"] == ["prompt"]
+    assert "default" not in TOOLS["switchboard_inbox"].input_schema()["properties"]["reader"]
+
+
+# -- who reads
+
+
+async def test_s21_each_client_has_a_cursor_of_its_own(boards: Boards, tmp_path: Path) -> None:
+    server = make_server(Reach(boards, Policy()))
+    read: dict[str, list[str]] = {}
+    for name in ("Claude Code", "codex", "Claude Code"):
+        async with McpClient(server, client_info=Implementation(name=name, version="1")) as client:
+            host = Host(client, boards, tmp_path)
+            if not read:
+                await host.start("api")
+                ref = await host.call("switchboard_send", name="api", prompt="x")
+                await host.call("switchboard_wait", refs=[ref])
+            inbox = await host.call("switchboard_inbox", ack=True)
+            read.setdefault(inbox["reader"], []).append(str(len(inbox["entries"])))
+    assert read == {"mcp-Claude-Code": ["1", "0"], "mcp-codex": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("client", "reader"),
+    [("codex-mcp-client", "mcp-codex-mcp-client"), ("", "mcp"), ("…", "mcp"), ("é/../x", "mcp-x")],
+)
+def test_s21_a_client_of_any_name_can_read(client: str, reader: str) -> None:
+    assert reader_named(client) == reader
+    assert check_name(reader_named(client * 100))
 
 
 async def test_a_wait_reports_progress(host: Host) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from mcp import Client as McpClient
 from mcp import StdioServerParameters
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from tests.daemon.process import DaemonProcess
 from tests.surfaces.person import Person
 from tests.surfaces.terminal import Terminal
 from tollboard.daemon.client import Client
+from tollboard.daemon.config import state_directory
+from tollboard.daemon.single import owner_pid, wait_for_exit
+from tollboard.surfaces.mcp import greeting
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +90,77 @@ def test_e52_nothing_but_the_protocol_is_on_standard_output(home: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["result"]["serverInfo"]["name"] == "tollboard"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2000-01-01"])
+def test_the_first_answer_is_what_the_sdk_would_have_said(home: Path, version: str) -> None:
+    hello = {**HELLO, "params": {**HELLO["params"], "protocolVersion": version}}  # type: ignore[dict-item]
+    # With a version that is no text it is left to the SDK, which refuses it; then the second is the SDK's to answer.
+    odd = {**hello, "id": 0, "params": {**hello["params"], "clientInfo": {"name": "t", "version": 1}}}  # type: ignore[dict-item]
+    early, late = (
+        subprocess.run(
+            [sys.executable, "-m", "tollboard", "--home", str(home), "mcp"], timeout=60, check=True, text=True,
+            input="".join(json.dumps(one) + "\n" for one in said), stdout=subprocess.PIPE,
+        ).stdout.splitlines()
+        for said in ([hello], [odd, hello])
+    )  # fmt: skip
+    assert [json.loads(one) for one in early] == [json.loads(late[-1])]
+    assert json.loads(early[0])["result"]["protocolVersion"] in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def test_the_first_answer_is_given_in_every_version_that_the_sdk_greets_in() -> None:
+    assert greeting.VERSIONS == HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def test_the_first_answer_needs_nothing_that_takes_long_to_load() -> None:
+    code = (
+        "import sys; import tollboard.surfaces.cli.mcp_cmds, tollboard.surfaces.mcp.greeting, "
+        "tollboard.surfaces.mcp.policy, tollboard.daemon.config; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"mcp", "mcp_types", "pydantic", "fastapi", "starlette", "sqlalchemy", "asyncio"} & set(loaded)
+
+
+def test_the_bridge_loads_no_server() -> None:
+    code = "import sys; import tollboard.surfaces.mcp.stdio; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"fastapi", "sqlalchemy", "pydantic_ai", "tollboard.fleet.switchboard"} & set(loaded)
+
+
+async def test_a_daemon_that_died_is_started_again(home: Path, tmp_path: Path) -> None:
+    async with McpClient(bridge(home)) as host:
+        await call(host, "switchboard_start_session", name="api", path=str(tmp_path), backend="echo")
+        for tool, given in (
+            ("switchboard_status", {"name": "api"}),
+            ("switchboard_send", {"name": "api", "prompt": "x", "queue": True}),
+            ("switchboard_list_sessions", {}),
+        ):
+            pid = owner_pid(state_directory(home))
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            wait_for_exit(pid, 20)
+            await call(host, tool, **given)
+    async with Client.connect(home, start=False) as person:
+        await person.shutdown()
+
+
+async def test_a_host_is_answered_where_no_daemon_can_start_and_a_call_says_why(home: Path) -> None:
+    home.mkdir(mode=0o700, exist_ok=True)
+    (home / "tollboard.toml").write_text("no such setting = 1")
+    async with McpClient(bridge(home), mode="legacy") as host:
+        assert len((await host.list_tools()).tools) > 20
+        for _ in range(2):
+            failed = await host.call_tool("switchboard_list_sessions", {})
+            said = json.loads(cast("Any", failed.content[0]).text)
+            assert "tollboard.toml" in said["message"]
+        (home / "tollboard.toml").unlink()
+        await call(host, "switchboard_list_sessions")
+    async with Client.connect(home, start=False) as person:
+        await person.shutdown()
 
 
 @pytest.mark.parametrize("given", ["pipe", "socket", "file", "nothing"])
@@ -170,11 +248,21 @@ def test_what_cannot_be_granted_is_said(person: Person) -> None:
     assert "'admin' cannot be granted" in failed.err
 
 
-@pytest.mark.parametrize("host", ["claude", "codex", "gemini", "opencode", "cursor", "vscode"])
-def test_install_writes_the_hosts_configuration(
-    person: Person, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+HOSTS = ["claude", "codex", "gemini", "opencode", "cursor", "vscode"]
+SECRET = "sk-live-1"
+
+
+@pytest.fixture
+def of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a home directory that no host has written to."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CODEX_HOME", "CLAUDE_CONFIG_DIR", "TOLLBOARD_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_install_writes_the_hosts_configuration(person: Person, host: str, of_nobody: Path) -> None:
     shown = person.types("mcp", "install", host, "--dry-run", "--json").json
     file = Path(shown["file"])
     assert not file.exists()
@@ -187,11 +275,61 @@ def test_install_writes_the_hosts_configuration(
         assert "tollboard" in json.dumps(json.loads(text))
 
 
-def test_install_keeps_what_stands_there(
-    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("dry", [True, False])
+def test_install_shows_its_entry_and_nothing_else_of_the_file(
+    person: Person, host: str, dry: bool, of_nobody: Path
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    file = tmp_path / ".claude.json"
+    words = ["mcp", "install", host, *(["--dry-run"] if dry else [])]
+    file = Path(person.types(*words, "--dry-run", "--json").json["file"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    toml = file.suffix == ".toml"
+    file.write_text(f'key = "{SECRET}"\n' if toml else json.dumps({"key": SECRET}))
+    for more in ([], ["--json"]):
+        said = person.types(*words, *more)
+        assert SECRET not in said.out + said.err
+        assert "tollboard" in said.out.lower()
+    assert SECRET in file.read_text()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_install_says_which_home_the_shell_means(
+    person: Person, host: str, of_nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOLLBOARD_HOME", str(of_nobody / "state"))
+    command = person.types("mcp", "install", host, "--json").json["command"]
+    assert command[-2:] == ["--home", str(of_nobody / "state")]
+
+
+def test_install_codex_waits_for_the_tools_and_renews_what_an_earlier_one_wrote(
+    person: Person, of_nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(of_nobody / "elsewhere"))
+    file = of_nobody / "elsewhere" / "config.toml"
+    file.parent.mkdir()
+    file.write_text(
+        'model = "m"\n[mcp_servers.tollboard]\ncommand = "old"\nargs = ["mcp"]\n\n'
+        '# mine\n[mcp_servers.other]\ncommand = "x"\n'
+    )
+    person.does("mcp", "install", "codex")
+    text = file.read_text()
+    found = tomllib.loads(text)
+    assert found["mcp_servers"]["tollboard"]["required"] is True
+    assert found["mcp_servers"]["tollboard"]["args"] == ["mcp"]
+    assert (found["model"], found["mcp_servers"]["other"]) == ("m", {"command": "x"})
+    assert "\n# mine\n[mcp_servers.other]" in text
+    for by_hand in (
+        '[mcp_servers.tollboard]\ncommand = "x"\nenv = {A = "b"}\n',
+        "mcp_servers = 1\n",
+        "not = = toml",
+    ):
+        file.write_text(by_hand)
+        assert person.types("mcp", "install", "codex").code != 0
+        assert file.read_text() == by_hand
+
+
+def test_install_keeps_what_stands_there(person: Person, of_nobody: Path) -> None:
+    file = of_nobody / ".claude.json"
     file.write_text(json.dumps({"theme": "dark", "mcpServers": {"other": {"command": "x"}}}))
     file.chmod(0o644)
     person.does("mcp", "install", "claude")

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from tollboard.operations.wire import DaemonHealth
 
 
+Token = str | Callable[[], str]
+"""What narrows a client, or what makes it."""
+
+
 class Connecting:
     """What `Client.connect` returns: await it for a client, or enter it to have it closed as well."""
 
@@ -73,11 +77,18 @@ class Connecting:
 class Client:
     """Implements `Board` against a daemon. Make it with `connect`."""
 
-    def __init__(self, home: StateDirectory, surface: str, client: str, token: str | None) -> None:
+    def __init__(
+        self, home: StateDirectory, surface: str, client: str, token: Token | None, *, lasting: bool = False
+    ) -> None:
         self.home = home
         self.on_notice: Callable[[str], None] = logger.info
         """Hears in a line what a person should know while something goes on by itself."""
-        self._connection = Connection(home, _headers(surface, client, token))
+        if callable(token):
+            make = token
+            self._connection = Connection(home, lambda: _headers(surface, client, make()), lasting=lasting)
+        else:
+            headers = _headers(surface, client, token)
+            self._connection = Connection(home, lambda: headers, lasting=lasting)
         self.pools = PoolClient(self._call)
 
     @classmethod
@@ -91,6 +102,19 @@ class Client:
         that kept the daemon from starting. Every verb raises DaemonFrozen when the daemon stands still meanwhile.
         """
         return Connecting(cls(state_directory(home), surface, client or _user(), token), start=start)
+
+    @classmethod
+    def lasting(
+        cls, home: str | os.PathLike[str] | None = None, *, surface: str = "python", client: str | None = None,
+        token: Token | None = None,
+    ) -> Client:  # fmt: skip
+        """Return a client that reaches a daemon with its first call, and starts one whenever none runs.
+
+        For programs that nobody starts anew. A daemon that dies in the middle of a call is replaced too; the call is
+        made again if it only reads, else it raises DaemonUnreachable and says that it may have been done. `token` may
+        be a function: it is called each time a daemon was found or started.
+        """
+        return cls(state_directory(home), surface, client or _user(), token, lasting=True)
 
     async def __aenter__(self) -> Self:
         return self

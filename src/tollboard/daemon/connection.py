@@ -43,16 +43,27 @@ HEALTH_TIMEOUT_S = 20.0
 """The same for one that may just be starting; it answers when it is ready."""
 STREAM_TIMEOUT_S = 60.0
 """How long a stream may be silent; a daemon that is well sends a word every 15 s."""
+_NOBODY_HEARD = (FileNotFoundError, ConnectionRefusedError)
+"""What a call raises that found nobody to be made to."""
 END_TIMEOUT_S = 60.0
 """How long a daemon that is about to end may take."""
 
 
 class Connection:
-    """Calls the daemon of one state directory, as one client. Open it first."""
+    """Calls the daemon of one state directory, as one client. Open it first.
 
-    def __init__(self, home: StateDirectory, headers: Mapping[str, str]) -> None:
+    A `lasting` one need not be opened: it finds or starts a daemon with its first call, and again whenever none is
+    there. Its headers are made then, because a token may come from the daemon's own file.
+    """
+
+    def __init__(
+        self, home: StateDirectory, headers: Callable[[], Mapping[str, str]], *, lasting: bool = False
+    ) -> None:
         self.home = home
-        self._headers = dict(headers)
+        self._headers = headers
+        self._lasting = lasting
+        self._ended = False
+        self._reopening = asyncio.Lock()
         self._http: SocketTransport | None = None
         self._pulse: Pulse | None = None
         self._other: DaemonHealth | None = None
@@ -65,19 +76,23 @@ class Connection:
 
         self.home.check_socket_path()
         if self._http is None:
-            self._http = SocketTransport(str(self.home.socket), self._headers)
+            self._http = SocketTransport(str(self.home.socket), {} if self._lasting else self._headers())
             self._pulse = Pulse(self._http, silence_s=SILENCE_S, look_s=LOOK_S)
         try:
             if not await self._answers():
                 if not start:
                     raise _unreachable(self.home, "nobody listens")
                 await self._start()
+            if self._lasting and self._http is not None:
+                self._http.identify(self._headers())
         except BaseException:
-            await self.close()
+            if not self._lasting:
+                await self.close()
             raise
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._ended = True
         http, pulse, self._http, self._pulse = self._http, self._pulse, None, None
         if pulse is not None:
             pulse.close()
@@ -86,8 +101,8 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or never opened."""
-        return self._http is None
+        """Whether it was closed, or never opened although it must be."""
+        return self._ended or (self._http is None and not self._lasting)
 
     async def is_served(self) -> bool:
         """Whether a daemon answers that is not about to end. Raises DaemonUnreachable once this client is closed."""
@@ -103,8 +118,10 @@ class Connection:
         from tollboard.daemon.single import may_be_starting
 
         timeout_s = HEALTH_TIMEOUT_S if may_be_starting(self.home) else LOOK_S
+        if self._http is None and self._lasting:
+            await self._reopen()
         return _read_health(
-            self.home, await self.request("GET", "/v1/health", timeout_s=timeout_s, fate=fate)
+            self.home, await self._request("GET", "/v1/health", b"", timeout_s=timeout_s, fate=fate)
         )
 
     async def _answers(self) -> bool:
@@ -177,6 +194,39 @@ class Connection:
         Without a limit the answer is waited for as long as the daemon lives. `fate` says what is known of a call that
         is not answered, see `pulse.fate`.
         """
+        if not self._lasting:
+            return await self._request(method, path, content, timeout_s=timeout_s, fate=fate)
+        if self._http is None:
+            await self._reopen()
+        try:
+            return await self._request(method, path, content, timeout_s=timeout_s, fate=fate)
+        except DaemonFrozen:
+            raise  # it is there: a second one could not start beside it
+        except DaemonUnreachable as lost:
+            await self._reopen()
+            self._check_repeatable(lost, fate())
+        return await self._request(method, path, content, timeout_s=timeout_s, fate=fate)
+
+    async def _reopen(self) -> None:
+        """Find a daemon, or start one; of several calls that miss it at once, one does."""
+        if self._ended:
+            raise _closed()
+        async with self._reopening:
+            await self.open(start=True)
+
+    def _check_repeatable(self, lost: DaemonUnreachable, fate: str) -> None:
+        """Raise DaemonUnreachable if a call must not be made again because the daemon may have heard it."""
+        from tollboard.daemon.pulse import KEYED
+
+        if fate in ("", KEYED) or isinstance(lost.__cause__, _NOBODY_HEARD):
+            return
+        raise DaemonUnreachable(
+            f"the daemon ended in the middle of this call, and another was started{fate}; look before you repeat it"
+        ) from lost
+
+    async def _request(
+        self, method: str, path: str, content: bytes, *, timeout_s: float | None, fate: Callable[[], str]
+    ) -> bytes:
         http, pulse = self._opened()
         watch = pulse if timeout_s is None else None
         try:
@@ -207,6 +257,8 @@ class Connection:
 
         target = f"/v1/events/stream?{urlencode(query, doseq=True)}"
         try:
+            if self._http is None and self._lasting:
+                await self._reopen()
             http, _ = self._opened()
             async with http.stream("GET", target, timeout_s=STREAM_TIMEOUT_S) as stream:
                 if stream.status != 200:
@@ -219,7 +271,7 @@ class Connection:
 
     def _opened(self) -> tuple[SocketTransport, Pulse]:
         if self._http is None or self._pulse is None:
-            raise DaemonUnreachable("this client is closed; connect again")
+            raise _closed()
         return self._http, self._pulse
 
     def _lost(self, exc: OSError, fate: Callable[[], str] = str) -> DaemonUnreachable:
@@ -229,6 +281,10 @@ class Connection:
         if isinstance(exc, Unanswered):
             return frozen(self.home, exc, fate())
         return _unreachable(self.home, type(exc).__name__)
+
+
+def _closed() -> DaemonUnreachable:
+    return DaemonUnreachable("this client is closed; connect again")
 
 
 def _wait_for_owner(home: StateDirectory) -> bool:

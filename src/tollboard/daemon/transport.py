@@ -102,9 +102,13 @@ class SocketTransport:
 
     def __init__(self, path: str, headers: Mapping[str, str]) -> None:
         self._path = path
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in {"host": HOST, **headers}.items())
+        self._head = _head(headers)
         self._idle: list[_Line] = []
         self._used: set[_Line] = set()
+
+    def identify(self, headers: Mapping[str, str]) -> None:
+        """Send these headers from now on: who asks, and the token."""
+        self._head = _head(headers)
 
     async def request(
         self, method: str, target: str, content: bytes = b"", *, timeout_s: float | None = None,
@@ -175,6 +179,10 @@ class SocketTransport:
                     pause_s = min(2 * pause_s, LONGEST_TRY_S)
         except TimeoutError:
             raise Unanswered(CONNECT_TIMEOUT_S, asked=False) from None
+
+
+def _head(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in {"host": HOST, **headers}.items())
 
 
 class _Line(asyncio.Protocol):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,10 @@ from tollboard.surfaces.cli.app import DAEMON, Group, app, command, given_path, 
 from tollboard.surfaces.cli.failures import DONE
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Output
+
+if TYPE_CHECKING:
+    from tollboard.surfaces.mcp.greeting import Greeted
+    from tollboard.surfaces.mcp.policy import Policy
 
 Grants = Annotated[
     list[str] | None,
@@ -39,24 +44,27 @@ AnyOption = Annotated[
     bool, typer.Option("--any-option", help="Any option of a backend: pre-approved tools, other programs.")
 ]
 
+Reader = Annotated[
+    str | None,
+    typer.Option("--reader", metavar="NAME", help="Whose inbox cursor it moves: `mcp-` and the host's name."),
+]
+
 
 def serve(
     cli: Cli, grant: Grants = None, root: Roots = None, allow_backend: Allowed = None, mode: Modes = None,
-    any_option: AnyOption = False,
+    any_option: AnyOption = False, reader: Reader = None,
 ) -> int:  # fmt: skip
     """Serve MCP on standard input and output until the host closes it."""
-    import asyncio
+    from importlib.util import find_spec
 
-    try:
-        from tollboard.surfaces.mcp.policy import GRANTED, MODES, Policy
-        from tollboard.surfaces.mcp.stdio import serve_stdio
-    except ModuleNotFoundError as missing:
-        raise BackendUnavailable(
-            f"MCP needs the package {missing.name!r}; install it: pip install 'tollboard[mcp]'"
-        ) from None
     from tollboard.daemon.config import absolute
+    from tollboard.ids import check_name
     from tollboard.operations.access import Capability
+    from tollboard.surfaces.mcp.greeting import greet
+    from tollboard.surfaces.mcp.policy import GRANTED, MODES, Policy
 
+    if find_spec("mcp") is None:
+        raise BackendUnavailable("MCP needs the package 'mcp'; install it: pip install 'tollboard[mcp]'")
     known = [str(one) for one in Capability if one is not Capability.ADMIN]
     if unknown := [one for one in grant or () if one not in known]:
         raise Invalid(f"{unknown[0]!r} cannot be granted; known are {', '.join(known)}")
@@ -67,7 +75,16 @@ def serve(
     )  # fmt: skip
     if sys.stdin.isatty():
         cli.out.beside("speaking MCP; a host starts this (tollboard mcp install HOST). Ctrl-C ends it.")
-    asyncio.run(serve_stdio(cli.home, policy))
+    return _speak(cli.home, policy, greet(), None if reader is None else check_name(reader))
+
+
+def _speak(home: Path | None, policy: Policy, greeted: Greeted, reader: str | None) -> int:
+    """Load what takes long, now that the host has its first answer, and serve."""
+    import asyncio
+
+    from tollboard.surfaces.mcp.stdio import serve_stdio
+
+    asyncio.run(serve_stdio(home, policy, greeted, reader=reader))
     return DONE
 
 
@@ -109,7 +126,7 @@ def install(
         str, typer.Argument(metavar="HOST", help="claude, codex, gemini, opencode, cursor or vscode.")
     ],
     grant: Grants = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the entry, write nothing.")] = False,
 ) -> int:
     """Tell an MCP host about Tollboard, in its own configuration.
 
@@ -117,21 +134,25 @@ def install(
     Example:
       tollboard mcp install claude --dry-run
     """
-    from tollboard.daemon.config import absolute
-    from tollboard.surfaces.mcp.hosts import HOSTS, replace_file, written
+    from tollboard.daemon.config import HOME_VARIABLE, absolute
+    from tollboard.surfaces.mcp.hosts import HOSTS, replace_file, shown, written
 
     if host not in HOSTS:
         raise Invalid(f"host {host!r} is unknown; known are {', '.join(HOSTS)}")
     program = shutil.which("tollboard") or str(Path(sys.executable).with_name("tollboard"))
     words = [program, "mcp"]
-    if cli.home is not None:
-        words += ["--home", absolute(cli.home)]
+    # The host starts the bridge in an environment of its own: what this shell says of the home must be written down.
+    if home := cli.home or os.environ.get(HOME_VARIABLE):
+        words += ["--home", absolute(home)]
     for one in grant or ():
         words += ["--grant", one]
-    path, text = written(HOSTS[host], Path.home(), words)
+    path = HOSTS[host].path(Path.home(), os.environ)
+    text = written(HOSTS[host], path, words)
     if not dry_run:
         replace_file(path, text)
-    done = {"host": host, "file": str(path), "command": words, "written": not dry_run, "text": text}
+    # The entry alone: the rest of the file is the host's, and may hold its secrets.
+    entry = shown(HOSTS[host], words)
+    done = {"host": host, "file": str(path), "command": words, "written": not dry_run, "entry": entry}
     return cli.show(done, _print_installed)
 
 
@@ -140,5 +161,5 @@ def _print_installed(out: Output, done: dict[str, object]) -> None:
         out.line(f"{done['host']} knows Tollboard now: {done['file']}", "green")
         out.beside(f"restart {done['host']}, then ask it: which sessions are there?")
     else:
-        out.beside(f"this would be {done['file']}:")
-        out.text(str(done["text"]))
+        out.beside(f"this would be added to {done['file']}:")
+        out.text(str(done["entry"]))

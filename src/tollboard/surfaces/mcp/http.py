@@ -14,13 +14,10 @@ from tollboard.errors import BackendUnavailable
 from tollboard.fleet.records import Caller
 from tollboard.operations.access import Access, Capability
 from tollboard.surfaces.gate import Door, Receive, Scope, SendMessage
-from tollboard.surfaces.mcp.policy import GRANTED, Policy
+from tollboard.surfaces.mcp.policy import ASKED, GRANTED, SURFACE, Policy
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-
-SURFACE, ASKED = "mcp", "mcp-person"
-"""Who did it: a model, or the person at its host who was asked."""
 
 
 class McpOverHttp:
@@ -69,14 +66,17 @@ class McpOverHttp:
 
     def reach(self, context: Any) -> Any:
         """Return what a request may reach: its token says so."""
+        from tollboard.surfaces.mcp.readers import reader_named
         from tollboard.surfaces.mcp.server import Reach
 
         access: Access = context.request.state.access
         boards = self._door.boards(Caller(SURFACE, access.caller.client))
         policy = Policy(capabilities=granted(access))
+        # A token has a name, and that is who reads; the admin token's bearers are told apart by what they say.
+        reader = None if Capability.ADMIN in access.capabilities else reader_named(access.caller.client)
         if Capability.APPROVE not in policy.capabilities:
-            return Reach(boards, policy)
-        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)))
+            return Reach(boards, policy, reader=reader)
+        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)), reader)
 
 
 def granted(access: Access) -> frozenset[Capability]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -23,17 +22,18 @@ from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jso
 from pydantic import ValidationError
 
 from tollboard.operations.arguments import is_unicode
+from tollboard.surfaces.mcp.greeting import STDIN, STDOUT, Greeted, is_piped
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """Of a message: a prompt of its full length is a tenth of it, however it is escaped."""
-STDIN, STDOUT, STDERR = 0, 1, 2
+STDERR = 2
 
 
 @asynccontextmanager
-async def standard_streams() -> AsyncGenerator[tuple[Any, Any]]:
-    """Yield what to read messages from and what to write them to. While it serves, and afterwards, nothing else in the
-    process can write to the wire: standard output is standard error."""
-    if not all(_is_piped(number) for number in (STDIN, STDOUT)):
+async def standard_streams(greeted: Greeted) -> AsyncGenerator[tuple[Any, Any]]:
+    """Yield what to read messages from and what to write them to; what was read before comes first. While it serves,
+    and afterwards, nothing else in the process can write to the wire: standard output is standard error."""
+    if not all(is_piped(number) for number in (STDIN, STDOUT)):
         async with stdio_server() as streams:
             yield streams
         return
@@ -44,20 +44,16 @@ async def standard_streams() -> AsyncGenerator[tuple[Any, Any]]:
     os.close(nothing)
     os.dup2(STDERR, STDOUT)
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    reader.feed_data(greeted.read)
     reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), wire_in)
     writing, flow = await loop.connect_write_pipe(lambda: asyncio.streams.FlowControlMixin(loop), wire_out)
     writing.set_write_buffer_limits(0)  # a message counts as sent once all of it is gone
     try:
-        outgoing = Outgoing(asyncio.StreamWriter(writing, flow, reader, loop))
+        outgoing = Outgoing(asyncio.StreamWriter(writing, flow, reader, loop), greeted.answered)
         yield Incoming(reader, outgoing), outgoing
     finally:
         reading.close()
         writing.close()
-
-
-def _is_piped(number: int) -> bool:
-    mode = os.fstat(number).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 class _Stream:
@@ -133,11 +129,16 @@ def _error(asked: int | str, code: int, message: str) -> JSONRPCError:
 class Outgoing(_Stream):
     """What the host is told. Implements the SDK's WriteStream."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, answered: int | str | None = None) -> None:
         self._writer = writer
+        self._answered = answered
+        """The request that was answered before: its second answer is not sent."""
 
     async def send(self, item: SessionMessage) -> None:
         """Send a message. Raises BrokenResourceError when nobody reads it."""
+        if self._answered is not None and getattr(item.message, "id", None) == self._answered:
+            self._answered = None
+            return
         text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
         try:
             self._writer.write(text.encode() + b"\n")

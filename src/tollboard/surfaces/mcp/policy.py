@@ -10,6 +10,8 @@ from pathlib import Path
 from tollboard.errors import Denied, InvalidPath
 from tollboard.operations.access import Capability
 
+SURFACE, ASKED = "mcp", "mcp-person"
+"""Who did it: a model, or the person at its host who was asked."""
 GRANTED = frozenset({Capability.READ, Capability.SEND})
 MODES = ("default", "plan")
 """Permission modes in which a session asks before it does anything that cannot be undone."""

@@ -23,6 +23,7 @@ from tollboard.operations.boards import Boards
 from tollboard.operations.catalogue import OPERATIONS
 from tollboard.operations.wire import check, parse_arguments
 from tollboard.surfaces.mcp import question
+from tollboard.surfaces.mcp.schemas import slim_input, slim_output
 
 NAME = "switchboard_review_approvals"
 DESCRIPTION = (
@@ -88,8 +89,8 @@ def described() -> types.Tool:
     return types.Tool(
         name=NAME,
         description=DESCRIPTION,
-        input_schema=Wanted.model_json_schema(),
-        output_schema=RESULT.json_schema(mode="serialization"),
+        input_schema=slim_input(Wanted.model_json_schema()),
+        output_schema=slim_output(RESULT.json_schema(mode="serialization")),
         annotations=types.ToolAnnotations(
             read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
         ),

@@ -24,9 +24,11 @@ from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
 from tollboard.surfaces.mcp import resources, review
+from tollboard.surfaces.mcp.guide import GUIDE
 from tollboard.surfaces.mcp.news import News
 from tollboard.surfaces.mcp.policy import Policy
 from tollboard.surfaces.mcp.prompts import PROMPTS
+from tollboard.surfaces.mcp.readers import reader_of
 from tollboard.surfaces.mcp.shape import bounded
 from tollboard.surfaces.mcp.tools import TOOLS, Tool
 
@@ -61,6 +63,8 @@ class Reach:
     policy: Policy
     person: Boards | None = None
     """What a person decides on who is asked at the host; None where nobody may be asked."""
+    reader: str | None = None
+    """Whose inbox cursor is moved; None for one named after the client."""
 
 
 def make_server(
@@ -94,7 +98,7 @@ class Surface:
         """Return the SDK's server with these handlers."""
         server: Server[Any] = Server(
             "tollboard", version=tollboard.__version__, title="Tollboard",
-            instructions=resources.GUIDE, get_tool_input_schema=self.input_schema,
+            instructions=GUIDE, get_tool_input_schema=self.input_schema,
             on_list_tools=self.list_tools, on_call_tool=self.call_tool,
             on_list_resources=self.list_resources, on_list_resource_templates=self.list_templates,
             on_read_resource=self.read_resource, on_subscriptions_listen=self.listen,
@@ -107,7 +111,7 @@ class Surface:
         server.middleware.append(RequestStateBoundary(sealing, default_audience=server.name))
         return server
 
-    def _reader(self, context: Context) -> Boards:
+    def _readable(self, context: Context) -> Boards:
         reach = self._reach(context)
         reach.policy.require(Capability.READ)
         return reach.boards
@@ -136,7 +140,8 @@ class Surface:
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}")
         try:
-            return _result(tool, await self._run(context, tool, tool.given(params.arguments or {})))
+            given = tool.given(params.arguments or {})
+            return _result(tool, await self._run(context, tool, given))
         except TollboardError as error:
             return _failure(error)
 
@@ -144,7 +149,7 @@ class Surface:
         self, context: Context, params: types.CallToolRequestParams
     ) -> types.CallToolResult | types.InputRequiredResult:
         try:
-            found = await review.review(context, self._reader(context), self._reach(context).person, params)
+            found = await review.review(context, self._readable(context), self._reach(context).person, params)
         except TollboardError as error:
             return _failure(error)
         if isinstance(found, types.InputRequiredResult):
@@ -155,6 +160,8 @@ class Surface:
 
     async def _run(self, context: Context, tool: Tool, given: dict[str, Any]) -> object:
         reach = self._reach(context)
+        if "reader" in tool.operation.arguments.model_fields:
+            given.setdefault("reader", reader_of(context, reach.reader))
         arguments = parse_arguments(tool.operation, given)
         reach.policy.require(tool.operation.needed(arguments))
         if tool.operation.name in ("start_session", "pool_start"):
@@ -184,7 +191,7 @@ class Surface:
         fixed = [(path, text) for path, text in resources.FIXED.items()]
         sessions = [
             (f"sessions/{name}", f"Session {name}")
-            for name in await resources.names(self._reader(context), "")
+            for name in await resources.names(self._readable(context), "")
         ]
         return types.ListResourcesResult(
             resources=[
@@ -209,7 +216,8 @@ class Surface:
     ) -> types.ReadResourceResult:
         """Answer `resources/read`."""
         try:
-            page = await resources.read(self._reader(context), str(params.uri))
+            reader = reader_of(context, self._reach(context).reader)
+            page = await resources.read(self._readable(context), str(params.uri), reader)
         except TollboardError as error:
             raise MCPError(types.INVALID_PARAMS, str(error), {"uri": str(params.uri)}) from None
         found = types.TextResourceContents(uri=page.uri, mime_type=page.mime, text=page.text)
@@ -219,7 +227,7 @@ class Surface:
 
     async def _begun(self, context: Context) -> News:
         if self._news is None:
-            self._news = News(self._reader(context).fleet)
+            self._news = News(self._readable(context).fleet)
             self._listen = ListenHandler(self._news)
         await self._news.begin()
         return self._news
@@ -285,7 +293,7 @@ class Surface:
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         """Answer `completion/complete`."""
         found = (
-            await resources.names(self._reader(context), params.argument.value)
+            await resources.names(self._readable(context), params.argument.value)
             if params.argument.name == "name"
             else []
         )

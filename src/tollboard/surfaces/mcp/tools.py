@@ -7,17 +7,23 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from tollboard.errors import Invalid
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
+from tollboard.surfaces.mcp.schemas import slim_input, slim_output
 
 MAX_WAIT_S = 50.0
 """How long a tool may wait: hosts give a call a minute."""
-READER = "mcp"
-"""Whose inbox cursor a manager model moves: not the person's."""
+AGAIN = {
+    "timeout": "call again for the rest",
+    "wait": "call again for the rest",
+    "limit": "ask for the next page",
+}
+"""What to do instead of a call beyond a tool's limits, by the argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """An operation as a tool. `advice` goes behind its summary; `defaults` and `ceilings` replace the operation's."""
+    """An operation as a tool. `advice` goes behind its summary; `defaults` and `limits` replace the operation's."""
 
     operation: AnyOperation
     name: str
@@ -27,7 +33,9 @@ class Tool:
     spoken: bool = False
     """What it returns holds words of agents: data, never instructions."""
     defaults: Mapping[str, object] = field(default_factory=dict)
-    ceilings: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the most that an argument may be. More is refused, not cut: who asks for 300 s must not believe
+    that 300 s have passed."""
 
     @property
     def description(self) -> str:
@@ -35,21 +43,27 @@ class Tool:
         return f"{self.operation.summary} {self.advice}".strip()
 
     def given(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments with the defaults filled in and the ceilings held."""
-        full = {**self.defaults, **arguments}
-        for name, ceiling in self.ceilings.items():
+        """Return the arguments with the defaults filled in; a null is the same as to leave it out.
+
+        Raises Invalid for one beyond the tool's limits.
+        """
+        full = {**self.defaults, **{name: value for name, value in arguments.items() if value is not None}}
+        for name, (least, most) in self.limits.items():
             value = full.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > ceiling:
-                full[name] = type(value)(ceiling)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not least <= value <= most:
+                raise Invalid(f"{name} is {value!r}: this tool takes {least:g} to {most:g}; {AGAIN[name]}")
         return full
 
     def input_schema(self) -> dict[str, Any]:
         """Return what it takes."""
-        schema: dict[str, Any] = self.operation.arguments.model_json_schema()
+        schema = slim_input(self.operation.arguments.model_json_schema())
+        properties = schema.get("properties", {})
         for name, value in self.defaults.items():
-            schema["properties"][name]["default"] = value
-        for name, ceiling in self.ceilings.items():
-            schema["properties"][name]["maximum"] = ceiling
+            properties[name]["default"] = value
+        for name, (least, most) in self.limits.items():
+            properties[name] |= {"minimum": least, "maximum": most}
+        if "reader" in properties:
+            del properties["reader"]["default"]  # each client's own, see readers.py
         return schema
 
     @property
@@ -59,34 +73,15 @@ class Tool:
 
     def output_schema(self) -> dict[str, Any]:
         """Return what it gives."""
-        schema = dict(_result_schema(self.operation.name))
-        if not self.wrapped:
-            return schema
-        definitions = schema.pop("$defs", {})
-        whole = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
-        return whole | ({"$defs": definitions} if definitions else {})
+        schema = slim_output(_result_schema(self.operation.name))
+        return {"type": "object", "properties": {"result": schema}} if self.wrapped else schema
 
 
 @cache
 def _result_schema(operation: str) -> Mapping[str, Any]:
     """Return the schema of what an operation gives. It takes a millisecond to make, a call should not."""
-    schema: Mapping[str, Any] = _lean(OPERATIONS[operation].result.json_schema(mode="serialization"))
+    schema: Mapping[str, Any] = OPERATIONS[operation].result.json_schema(mode="serialization")
     return schema
-
-
-def _lean(node: Any) -> Any:
-    """Return the schema without titles, which say the name once more, and with `[string, null]` for a choice of the
-    two: hosts keep it in mind and hold every result against it."""
-    if isinstance(node, list):
-        return [_lean(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    lean = {key: _lean(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
-    choices = lean.get("anyOf", [])
-    if choices and all(choice.keys() == {"type"} for choice in choices):
-        del lean["anyOf"]
-        lean["type"] = [choice["type"] for choice in choices]
-    return lean
 
 
 def _tool(operation: str, advice: str = "", **more: Any) -> Tool:
@@ -94,8 +89,10 @@ def _tool(operation: str, advice: str = "", **more: Any) -> Tool:
     return Tool(OPERATIONS[operation], name, advice, **more)
 
 
-_WAIT = {"defaults": {"timeout": 25.0}, "ceilings": {"timeout": MAX_WAIT_S}}
-_PAGE = {"defaults": {"limit": 20}, "ceilings": {"limit": 50}, "spoken": True}
+_SECONDS = (0.0, MAX_WAIT_S)
+_ITEMS = (1, 50)
+_WAIT = {"defaults": {"timeout": 25.0}, "limits": {"timeout": _SECONDS}}
+_PAGE = {"defaults": {"limit": 20}, "limits": {"limit": _ITEMS}, "spoken": True}
 
 TOOLS: Mapping[str, Tool] = {
     tool.name: tool
@@ -109,9 +106,9 @@ TOOLS: Mapping[str, Tool] = {
         _tool("wait", f"Returns after at most {MAX_WAIT_S:g} s with what is done and what is not; call again for the "
               "rest.", spoken=True, idempotent=True, **_WAIT),
         _tool("inbox", "The cursor moves only with ack=true, to exactly what was shown.", spoken=True,
-              defaults={"limit": 20, "reader": READER}, ceilings={"limit": 50, "wait": MAX_WAIT_S}),
+              defaults={"limit": 20}, limits={"limit": _ITEMS, "wait": _SECONDS}),
         _tool("transcript", "Newest last; `before` reads further back.", idempotent=True, spoken=True,
-              defaults={"limit": 10}, ceilings={"limit": 50}),
+              defaults={"limit": 10}, limits={"limit": _ITEMS}),
         _tool("summary_get", "Read it before you write a new one.", idempotent=True),
         _tool("summary_update", "Your own notes on the session: no agent reads or writes them."),
         _tool("broadcast"),
@@ -126,7 +123,7 @@ TOOLS: Mapping[str, Tool] = {
         _tool("backends", idempotent=True),
         _tool("pool_start", "For a batch take strategy=shared_queue."),
         _tool("pool_submit", "Returns fewer refs than tasks when the pool is full: submit the rest again.",
-              defaults={"timeout": 10.0}, ceilings={"timeout": MAX_WAIT_S}),
+              defaults={"timeout": 10.0}, limits={"timeout": _SECONDS}),
         _tool("pool_status", idempotent=True),
         _tool("pool_wait", f"Returns after at most {MAX_WAIT_S:g} s; `done` says whether all is done.", idempotent=True,
               **_WAIT),

@@ -60,7 +60,7 @@ async def test_python_in_the_documentation_runs(
     monkeypatch.chdir(tmp_path)
     compiled = compile(code, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names: dict[str, object] = {"__name__": "documentation"}
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         result = eval(compiled, names)
         if result is not None:
             await result

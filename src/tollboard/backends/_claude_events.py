@@ -145,16 +145,6 @@ def is_init(line: Line) -> bool:
     return line.get("type") == "system" and line.get("subtype") == "init"
 
 
-def answers(line: Line, prompt: str) -> bool:
-    """Return whether a result is the one of our prompt.
-
-    By its id, never by counting: the program merges queued prompts into one result. A program too old to name the
-    prompts is believed: an earlier turn's result was drained before this prompt was sent.
-    """
-    named = line.get("user_message_uuids")
-    return not isinstance(named, list) or not named or prompt in named
-
-
 def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
     """Return the terminal event of a result line. A failed API call says `success`: only `is_error` counts."""
     usage = _usage(line, cost_before)
@@ -176,10 +166,25 @@ def _error_text(line: Line) -> str:
     return f"{text} (API status {status})" if status and str(status) not in text else text
 
 
+_RECENT = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_read_input_tokens": "cacheReadInputTokens",
+    "cache_creation_input_tokens": "cacheCreationInputTokens",
+}
+
+
 def _usage(line: Line, cost_before: float) -> Usage:
+    """Return what was paid for since the result before, sub-agents in the background too, as newer programs tell it.
+
+    `usage` of the line counts the turn's own calls only.
+    """
     given = _mapping(line.get("usage"))
+    recent = [_mapping(used) for used in _mapping(line.get("model_usage_since_last_result")).values()]
 
     def tokens(name: str) -> int | None:
+        if recent:
+            return sum(int(used.get(_RECENT[name]) or 0) for used in recent)
         value = given.get(name)
         return value if isinstance(value, int) else None
 

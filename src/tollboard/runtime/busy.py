@@ -285,7 +285,7 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
         took = machine.clock.monotonic() - turn.began
         return Completed(fold.response(terminal, took, machine.provider_session_id))
     if isinstance(terminal, ErrorEvent):
-        return Failed(Reason.BACKEND_ERROR, terminal.message)
+        return Failed(Reason.INTERRUPTED if terminal.interrupted else Reason.BACKEND_ERROR, terminal.message)
     return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
 
 

@@ -125,6 +125,8 @@ class ErrorEvent:
     kind: ClassVar[str] = "error"
     message: str = field(repr=False)
     usage: Usage | None = None
+    interrupted: bool = False
+    """Whether what worked on it ended in the middle, rather than that it failed."""
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""

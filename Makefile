@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test test-installation format lint types imports check bench chaos lock clean
+.PHONY: help demo test test-installation mutants format lint types imports check bench chaos lock clean
 
 help: ## list the jobs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -30,6 +30,9 @@ test: .venv/.all ## run every test but the soak ones, then hold the coverage of 
 
 test-installation: .venv/.all ## install into empty environments, beside versions newer than the locks
 	$(BIN)/python -m pytest tests/installation -m installation $(PYTEST_FLAGS)
+
+mutants: .venv/.all ## try a sample of mutants of runtime, pool, subagents and the store's journal; MUTANTS="--per-room 100"
+	$(BIN)/python tests/mutation/sample.py $(MUTANTS)
 
 format: .venv/.all ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
@@ -67,7 +70,7 @@ lock: .venv/.core ## write the locks anew; LOCK_FLAGS=--upgrade takes newer vers
 
 clean: ## remove environments, caches and build output
 	rm -rf .venv .venv-bench .conformance build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
-		.hypothesis .import_linter_cache
+		.hypothesis .import_linter_cache mutants
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments -----------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@
     ├── Unsupported              this backend cannot do that
     ├── StoreError               the database
     │   ├── StoreUnavailable     disk full, read-only, locked: nothing was written
+    │   │   └── StoreMisplaced   moved, replaced, or another directory's
     │   ├── StoreCorrupt         the file is damaged
     │   ├── StoreTooNew          written by a newer Tollboard
     │   └── StaleOwner           another daemon has taken the state directory over
@@ -346,6 +347,12 @@ class StoreUnavailable(StoreError):
     """The database cannot be written now (disk full, read-only, locked); nothing was written."""
 
     code = "store_unavailable"
+
+
+class StoreMisplaced(StoreUnavailable):
+    """The database was moved, removed or replaced, or belongs to another state directory; nothing was written."""
+
+    code = "store_misplaced"
 
 
 class StoreCorrupt(StoreError):

@@ -231,3 +231,33 @@ async def test_bad_models_and_missing_keys_are_said_at_the_start(
             with pytest.raises(InvalidOption, match="no model 'nobody:x'"):
                 await board.start_session("m", path=work, backend="model", model="nobody:x")
             assert await board.list_sessions() == ()
+
+
+async def test_l08_what_a_turn_used_before_the_daemon_was_killed_is_in_its_entry(
+    home: Path, work: Path, api: ModelAPI
+) -> None:
+    (work / "notes").write_text("x")
+    helper = below("helper")
+    api.script(
+        Reply(calls=task("helper").calls, input_tokens=100, output_tokens=10),
+        Reply(calls=(ToolCall("read_file", {"path": "notes"}),), input_tokens=2000, output_tokens=200),
+        Reply("thinking", hang=True),
+    )
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+            await start(board, api, work, sub_agents=[helper])
+            ref = await board.send("m", "go")
+            await api.wait_for_requests(3)
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    api.script(Reply("fresh", input_tokens=7, output_tokens=3))
+    with DaemonProcess(home):
+        async with Client.connect(home, start=False) as board:
+            again = await board.send("m", "and now?")
+            await answer(board, again)
+            killed, next_one = (await board.transcript("m")).entries
+    assert killed.ref == ref
+    assert killed.usage is not None
+    assert next_one.usage is not None
+    assert (killed.usage.input_tokens, killed.usage.output_tokens) == (2100, 210)
+    assert (next_one.usage.input_tokens, next_one.usage.output_tokens) == (7, 3)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -787,6 +788,72 @@ async def test_e65_another_prompt_after_an_interrupt_leaves_nothing_of_the_sub_a
     assert not await talk.memory.load(f"{talk.session.id}/")
     assert len(asyncio.all_tasks()) == 2  # the test, and the stand-in's connection
     await talk.close()
+
+
+# --- what is paid for -------------------------------------------------------------------------------------------
+
+
+async def cut_off(talk: Talk, api: ModelAPI) -> RecordingTurn:
+    """Run a turn until a reply hangs, and interrupt it."""
+    talk.session = talk.session or await talk.backend.start_session(talk.options)
+    turn = talk.turn()
+    running = asyncio.create_task(run_turn(talk.backend, talk.session, "go", turn))
+    await api.wait_for_hanging()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return turn
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_l08_an_interrupted_turn_reports_what_it_used(
+    provider: str, api: ModelAPI, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    talk = Talk(options_for(provider, api, tmp_path))
+    api.script(
+        Reply(calls=(ToolCall("list_files", {}),), input_tokens=100, output_tokens=20),
+        Reply("thin", hang=True),
+    )
+    turn = await cut_off(talk, api)
+    await talk.close()
+    assert turn.usages[0].input_tokens == 100
+    assert turn.usage is not None
+    # Anthropic says at the beginning of a stream what it has read; that counts if it had come.
+    begun = {(100, 20), (110, 21)} if provider == "anthropic" else {(100, 20)}
+    assert (turn.usage.input_tokens, turn.usage.output_tokens) in begun
+
+
+async def test_l08_also_what_the_sub_agents_used_at_every_depth(
+    options: dict[str, object], api: ModelAPI
+) -> None:
+    leaf = {"name": "leaf", "description": "Leaf.", "system_prompt": "I am the leaf."}
+    below = {"name": "helper", "description": "Helps.", "system_prompt": "I am below.", "sub_agents": [leaf]}
+    talk = Talk({**options, "sub_agents": [below]})
+    api.script(
+        replace(_task("helper", "help"), input_tokens=1000),
+        replace(_task("leaf", "help"), input_tokens=200),
+        replace(call("list_files"), input_tokens=30),
+        Reply("thinking", hang=True),
+    )
+    turn = await cut_off(talk, api)
+    assert [usage.input_tokens for usage in turn.usages][:3] == [1000, 1200, 1230]
+    api.script(Reply("fresh", input_tokens=7, output_tokens=3))
+    after = await talk.say("something else")
+    await talk.close()
+    (usage,) = of(after, UsageEvent)
+    assert (usage.usage.input_tokens, usage.usage.output_tokens) == (7, 3)
+
+
+async def test_l08_a_failed_turn_reports_what_it_used(talk: Talk, api: ModelAPI) -> None:
+    api.script(
+        Reply(calls=(ToolCall("list_files", {}),), input_tokens=100, output_tokens=20),
+        Reply("no", status=400),
+    )
+    turn = await talk.say("go")
+    error = turn.events[-1]
+    assert isinstance(error, ErrorEvent)
+    assert error.usage is not None
+    assert (error.usage.input_tokens, error.usage.output_tokens) == (100, 20)
 
 
 # --- checked before it is started --------------------------------------------------------------------------------

@@ -335,3 +335,31 @@ async def test_ten_thousand_journals_are_light(store: Store, path: Path) -> None
     assert sys.getsizeof(journal) <= 128
     assert value(path, "SELECT count(*) FROM sessions") == 1
     assert isinstance(store.journal(made), StoreJournal)
+
+
+async def test_l08_what_a_request_has_used_is_kept_however_it_ends(store: Store) -> None:
+    made, journal = await started_session(store)
+    for outcome in (failed(), Failed(Reason.INTERRUPTED, usage=Usage(9, 9)), completed("ok", Usage(3, 3))):
+        one = request()
+        begin(journal, one)
+        _ = journal.used(one, Usage(1, 2, cost_usd=0.5))
+        commit = journal.finished(one, outcome, 1.0)
+        assert commit is not None
+        await commit
+    late = await turn(journal)
+    await journal.used(late, Usage(7, 8))
+    entries = await store.history(made.id, limit=10)
+    assert [e.usage for e in entries] == [
+        Usage(1, 2, cost_usd=0.5), Usage(9, 9, cost_usd=0.5), Usage(3, 3, cost_usd=0.5), Usage(7, 8)
+    ]  # fmt: skip
+
+
+async def test_l08_what_a_killed_request_has_used_is_kept(store: Store) -> None:
+    made, journal = await started_session(store)
+    one = request()
+    begin(journal, one)
+    await journal.used(one, Usage(40, 4))
+    (stored,) = await store.unfinished()
+    await store.mark_interrupted(stored, seq=1, at=50.0, detail="the daemon ended")
+    (entry,) = await store.history(made.id, limit=10)
+    assert entry.usage == Usage(40, 4)

@@ -53,7 +53,7 @@ class BoardInThread:
 
     async def health(self) -> SimpleNamespace:
         """Answer as a daemon does."""
-        return SimpleNamespace(pid=os.getpid(), version=own_version())
+        return SimpleNamespace(pid=os.getpid(), version=own_version(), problem=None)
 
     def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -92,10 +92,13 @@ class Conversation:
             yield self._stream(events, working)
         finally:
             if not working.done():
-                if self._loop is not None:
-                    self._loop.close()
-                    self._loop = None
+                loop, self._loop = self._loop, None
+                if loop is not None:
+                    loop.close()
                 await self._end(working)
+                if loop is not None:
+                    # With what the responses had used that were cut off: their beginnings were paid for.
+                    turn.report_usage(loop.newly())
             elif not working.cancelled():
                 working.exception()
 
@@ -131,6 +134,7 @@ class Conversation:
         loop = await self._ready(memory)
         if loop is None:
             return ErrorEvent(GONE.format(id=self.id))
+        loop.on_usage = lambda: turn.report_usage(loop.newly())
         try:
             if loop.head.ref == turn.ref:
                 outcome = await self._go_on(loop)

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tollboard.daemon.single import (
     Starter,
     bind_socket,
     bind_tcp,
+    new_id,
     new_secret,
     private_text,
     wait_for_exit,
@@ -40,6 +40,8 @@ from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
 from tollboard.fleet.switchboard import LedgerPressure, Switchboard
 from tollboard.operations.wire import DaemonHealth, error_answer
+from tollboard.store.faults import corrupt
+from tollboard.store.identity import Home
 from tollboard.store.retention import Retention
 from tollboard.store.store import Store
 from tollboard.surfaces.gate import Door
@@ -50,7 +52,7 @@ logger = logging.getLogger("tollboard.daemon")
 DAY_S = 86_400.0
 SERVER_END_S = 15.0
 KILL_WAIT_S = 10.0
-WATCH_S = 5.0
+WATCH_S = 1.0
 """How often the daemon looks whether the state directory is still its own."""
 
 
@@ -102,6 +104,9 @@ class _Daemon:
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._tcp: str | None = None
+        self._store: Store | None = None
+        self._damage: str | None = None
+        self._logged: str | None = None
 
     async def run(self) -> int:
         """Open, serve, close. Return the exit code."""
@@ -110,9 +115,11 @@ class _Daemon:
         try:
             sockets, hosts = [unix, *self._bind_tcp()], self._hosts()
             secret = private_text(self._home.token, new_secret)
-            home_id = private_text(self._home.identity, lambda: uuid.uuid4().hex)
-            await _reap_orphans(home_id)
-            store = await self._open_store()
+            home = Home(*_read_identity(self._home))
+            await _reap_orphans(home.id)
+            store = self._store = await self._open_store(home)
+            # Only now: a directory that has its id must have a database too.
+            home_id = private_text(self._home.identity, lambda: home.id)
             try:
                 settings = self._settings(home_id)
                 board = await Switchboard.open(store, backends=backends, settings=settings)
@@ -151,9 +158,9 @@ class _Daemon:
         ours = {self._tcp, *(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))}
         return frozenset(host.lower() for host in (*ours, *self._config.tcp_hosts))
 
-    async def _open_store(self) -> Store:
+    async def _open_store(self, home: Home) -> Store:
         try:
-            return await self._store()
+            return await self._opened(home)
         except StoreUnavailable as exc:
             former = self._owner.former
             if former is None or getattr(exc.__cause__, "sqlite_errorname", "") != "SQLITE_BUSY":
@@ -163,14 +170,16 @@ class _Daemon:
             with suppress(ProcessLookupError):
                 os.kill(former, signal.SIGKILL)
             await asyncio.to_thread(wait_for_exit, former, KILL_WAIT_S)
-            return await self._store()
+            return await self._opened(home)
 
-    async def _store(self) -> Store:
+    async def _opened(self, home: Home) -> Store:
         retention = Retention(
             max_events_per_session=self._config.feed_rows_per_session,
             max_age_s=self._config.feed_days * DAY_S,
         )
-        return await Store.open(self._home.database, take_over=self._how.take_over, retention=retention)
+        return await Store.open(
+            self._home.database, take_over=self._how.take_over, retention=retention, home=home
+        )
 
     def _settings(self, home_id: str) -> FleetSettings:
         config = self._config
@@ -200,6 +209,7 @@ class _Daemon:
         _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))
         watching = asyncio.create_task(self._watch())
+        checking = asyncio.create_task(self._check_database())
         try:
             await _first(serving, server.began.wait())
             logger.info(
@@ -210,6 +220,7 @@ class _Daemon:
         finally:
             logger.info("shutting down")
             watching.cancel()
+            checking.cancel()
             # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
             await self._close(board, pools)
             door.closing.set()
@@ -240,6 +251,20 @@ class _Daemon:
         if not self._owner.still_ours():
             logger.error("%s is not this daemon's any more; it ends", self._home.path)
             self._stopping.set()
+        problem = self._problem()
+        if problem != self._logged:
+            logger.error("%s", problem) if problem else logger.info("the database can be used again")
+        self._logged = problem
+
+    def _problem(self) -> str | None:
+        return self._damage or (self._store.problem() if self._store else None)
+
+    async def _check_database(self) -> None:
+        """Look for damage once after the start, beside the work: at any size, however long it takes."""
+        assert self._store is not None
+        if damage := await self._store.damage():
+            self._damage = str(corrupt(str(self._home.database), damage))
+            self._look()
 
     def _health(self) -> DaemonHealth:
         return DaemonHealth(
@@ -249,6 +274,7 @@ class _Daemon:
             home=str(self._home.path),
             tcp=self._tcp,
             stopping=self._stopping.is_set(),
+            problem=self._problem(),
         )
 
 
@@ -285,6 +311,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it need not be a generator
         """Do not touch the process's signals."""
         return nullcontext()
+
+
+def _read_identity(home: StateDirectory) -> tuple[str, bool]:
+    """Return the directory's id, and whether it had one before this start."""
+    if home.identity.exists():
+        return private_text(home.identity, new_id), True
+    return new_id(), False
 
 
 async def _close_store(store: Store) -> None:

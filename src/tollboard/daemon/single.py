@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,11 @@ def private_text(path: Path, make: Callable[[], str]) -> str:
 def new_secret() -> str:
     """Return a new admin token."""
     return secrets.token_urlsafe(32)
+
+
+def new_id() -> str:
+    """Return a new id for a state directory."""
+    return uuid.uuid4().hex
 
 
 class Signals:

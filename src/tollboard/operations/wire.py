@@ -45,6 +45,8 @@ class DaemonHealth(BaseModel):
     home: str
     tcp: str | None
     stopping: bool
+    problem: str | None = None
+    """What keeps the database from being used: damage, a full disk, a file that was moved away."""
 
 
 class ErrorBody(BaseModel):

@@ -63,7 +63,7 @@ class PoolTask(Request):
         self.origin = _TELL
         self.accepted_at = submitted_at
         self.on_halt = WAIT
-        self.on_complete = self.asked = self.started_at = self.commit = self.outcome = None
+        self.on_complete = self.asked = self.started_at = self.commit = self.outcome = self.spent = None
         self.attempt = 0
         self.size = len(prompt) if prompt.isascii() else size_in_bytes(prompt)
         self.future = self  # type: ignore[assignment] # see `done` and `set_result`
@@ -127,7 +127,7 @@ class PoolTask(Request):
             self.reason = None
         else:
             self.text = ""
-            self.usage = None
+            self.usage = outcome.usage
             self.duration_s = 0.0 if self.started_at is None else max(0.0, now - self.started_at)
             self.detail = outcome.detail
             self.reason = outcome.reason

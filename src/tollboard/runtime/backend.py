@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
-from tollboard.runtime.event import Event
+from tollboard.runtime.event import Event, Usage
 from tollboard.runtime.memory import Memory
 
 if TYPE_CHECKING:
@@ -64,6 +64,13 @@ class Turn(Protocol):
 
         `effective` is what the provider says it really runs with, by the option's name: `model`,
         `permission_mode`, `cwd`. Call it again whenever it changes.
+        """
+
+    def report_usage(self, usage: Usage) -> None:
+        """Note what this attempt has used so far, all in all; the last report counts, as of a `UsageEvent`.
+
+        Unlike an event it may also come when the stream is being closed, or after that: what an interrupted turn has
+        used by then was paid for. It is written down at once, so a crash does not lose it.
         """
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tollboard.errors import BackendError, Crash, StoreError
@@ -19,7 +20,7 @@ from tollboard.runtime import callbacks, notifications, telemetry
 from tollboard.runtime.agent import Halt, Next, Prompt, Skip
 from tollboard.runtime.approvals import UNDECIDED, expire_all, expire_unasked
 from tollboard.runtime.callbacks import Begun, Raised
-from tollboard.runtime.event import ErrorEvent, Event, ResultEvent
+from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, UsageEvent
 from tollboard.runtime.fold import EventLogOverflow, Fold
 from tollboard.runtime.request import AGENT, ASK, TELL, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
@@ -122,6 +123,9 @@ async def take_turn(machine: Machine, request: Request) -> None:
         if turn.left:
             machine.turn = None
             return
+        if turn.usage is not None or turn.spent_before is not None:
+            outcome = _with_usage(turn, outcome)
+            request.spent = turn.spent()
         turn.stage = DECIDE
         if machine.approvals:
             expire_all(machine, UNDECIDED, turn)
@@ -254,6 +258,8 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
             kind = type(event)
             fold.add(event)
             turn.seen += 1
+            if kind is UsageEvent:
+                turn.report_usage(event.usage)  # type: ignore[union-attr, arg-type] # its kind says so
             if watched:
                 turn.heard()
             if machine.subscriptions is not None:
@@ -285,8 +291,20 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
         took = machine.clock.monotonic() - turn.began
         return Completed(fold.response(terminal, took, machine.provider_session_id))
     if isinstance(terminal, ErrorEvent):
+        turn.usage = terminal.usage or turn.usage
         return Failed(Reason.INTERRUPTED if terminal.interrupted else Reason.BACKEND_ERROR, terminal.message)
     return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
+
+
+def _with_usage(turn: Turn, outcome: Outcome) -> Outcome:
+    """Return the outcome with what the whole request has used, however it ended: it was paid for (L08)."""
+    if isinstance(outcome, Failed):
+        return replace(outcome, usage=turn.spent())
+    if turn.spent_before is None:
+        return outcome
+    response = outcome.response
+    total = turn.spent_before if response.usage is None else response.usage.plus(turn.spent_before)
+    return Completed(replace(response, usage=total))
 
 
 def _refused(machine: Machine, turn: Turn, answer: object) -> Failed | None:

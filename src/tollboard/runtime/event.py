@@ -17,13 +17,27 @@ def slot_setters(cls: type[Any]) -> list[Callable[[object, object], None]]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and cost of one turn as the provider reported them; `None` means not reported, never zero."""
+    """Tokens and cost of one turn as the provider reported them; `None` means not reported, never zero.
+
+    `input_tokens` counts everything the model read: also what came from a cache and what was written to one. Those are
+    in `cache_read_tokens` and `cache_creation_tokens` besides.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_creation_tokens: int | None = None
     cost_usd: float | None = None
+
+    def plus(self, other: Usage | None) -> Usage:
+        """Return the sum; what only one of them reports is counted as it is."""
+        if other is None:
+            return self
+        pairs = [(getattr(self, each), getattr(other, each)) for each in USAGE_FIELDS]
+        return Usage(*(mine if theirs is None else theirs + (mine or 0) for mine, theirs in pairs))
+
+
+USAGE_FIELDS = tuple(each.name for each in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True, init=False)

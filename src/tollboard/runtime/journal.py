@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tollboard.runtime.approval import Approval, Decision
+from tollboard.runtime.event import Usage
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
 
@@ -39,6 +40,9 @@ class Journal(Protocol):
 
         Called once for each accepted request, also for those withdrawn before they ran (`started_at is None`).
         """
+
+    def used(self, request: Request, usage: Usage) -> Commit | None:
+        """Remember what a request has used so far, in all its attempts. It counts also after `finished`."""
 
     def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Commit | None:
         """Remember the backend conversation's id, and the settings the provider says it really runs with (S24)."""
@@ -69,6 +73,9 @@ class NullJournal:
         """Do nothing."""
 
     def finished(self, request: Request, outcome: Outcome, duration_s: float) -> None:
+        """Do nothing."""
+
+    def used(self, request: Request, usage: Usage) -> None:
         """Do nothing."""
 
     def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> None:

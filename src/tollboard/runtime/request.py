@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from tollboard.runtime.approval import Asked
+from tollboard.runtime.event import Usage
 from tollboard.runtime.results import Outcome
 
 OnComplete = Callable[[str, Outcome], None]
@@ -52,7 +53,7 @@ class Request:
 
     __slots__ = (
         "accepted_at", "asked", "attempt", "commit", "doomed", "future", "on_complete", "on_halt", "origin", "outcome",
-        "prompt", "ref", "size", "started_at",
+        "prompt", "ref", "size", "spent", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,8 @@ class Request:
         self.started_at: float | None = None
         self.commit: Awaitable[None] | None = None
         self.outcome: Outcome | None = None
+        self.spent: Usage | None = None
+        """What the attempts that have ended used."""
 
     @property
     def needs_decision(self) -> bool:

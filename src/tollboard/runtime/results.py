@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tollboard.runtime.event import slot_setters
+from tollboard.runtime.event import Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -72,6 +72,8 @@ class Failed:
 
     reason: Reason
     detail: str = field(repr=False, default="")
+    usage: Usage | None = field(default=None, compare=False)
+    """What was paid for nevertheless, if the backend reported it."""
 
 
 Outcome = Completed | Failed

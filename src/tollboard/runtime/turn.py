@@ -21,6 +21,7 @@ from tollboard.errors import StoreError
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.approvals import ask_person, asks
+from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Failed, Reason
@@ -48,7 +49,8 @@ class Turn:
 
     __slots__ = (
         "_cancels", "_deadline", "_last_event", "_still_since", "announced", "attempt", "began", "callback_expired",
-        "ending", "in_callback", "left", "machine", "no_retry", "ref", "request", "seen", "stage",
+        "ending", "in_callback", "left", "machine", "no_retry", "ref", "request", "seen", "spent_before",
+        "stage", "usage",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, request: Request, now: float) -> None:
@@ -60,6 +62,8 @@ class Turn:
         self.began = now
         self.seen = 0
         self.ending: Failed | None = None
+        self.usage: Usage | None = None
+        self.spent_before = request.spent
         self.announced = self.in_callback = self.callback_expired = self.no_retry = self.left = False
         self._cancels = 0
         self._deadline = now + machine.options.watchdog_s
@@ -96,6 +100,17 @@ class Turn:
             {},
             {"agent": machine.name, "provider_session_id": provider_session_id, "effective": effective},
         )
+
+    def report_usage(self, usage: Usage) -> None:
+        """Note what this attempt has used so far; also when it is over (L08)."""
+        self.usage = usage
+        total = self.spent()
+        if self.machine.remembers and total is not None:
+            _ = self.machine.journal.used(self.request, total)
+
+    def spent(self) -> Usage | None:
+        """Return what the request has used so far, with the attempts before this one."""
+        return self.spent_before if self.usage is None else self.usage.plus(self.spent_before)
 
     # -- ending it early ---------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from tollboard.store.queries import (
     SET_BACKGROUND,
     SET_HALTED,
     START,
+    USED,
 )
 from tollboard.store.rows import background_json
 from tollboard.store.write import Start, Write
@@ -91,6 +92,10 @@ class StoreJournal:
         ended_at = self._clock.time()
         params = (ended_at, *_outcome_values(outcome, duration_s), request.ref, ended_at)
         return self._writer.submit(Finish(self, request, params), must=True)
+
+    def used(self, request: Request, usage: Usage) -> Write:
+        """Note what a request has used so far. Nobody has to await it: what follows is written after it."""
+        return self._writer.submit(Write(USED.sql, (*usage_values(usage), request.ref)), must=True)
 
     def checkpointed(self, provider_session_id: str, effective: Mapping[str, str] | None) -> Write:
         """Note the conversation's id, and what the provider really runs with if it said so."""
@@ -217,7 +222,8 @@ def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
         return (TurnStatus.OK.value, None, None, duration_s, *usage_values(response.usage), response.text)
     interrupted = outcome.reason is Reason.INTERRUPTED
     status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
-    return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage_values(None), None)
+    usage = usage_values(outcome.usage)
+    return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage, None)
 
 
 def usage_values(usage: Usage | None) -> tuple[object, ...]:

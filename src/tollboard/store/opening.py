@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from tollboard.errors import DaemonRunning, StoreTooNew, StoreUnavailable, TollboardError
 from tollboard.store.faults import corrupt, translate
+from tollboard.store.identity import Home, check_presence, claim_home
 from tollboard.store.queries import CLAIM, EPOCH
 from tollboard.store.schema import HEAD, VERSIONS
 
@@ -72,10 +73,10 @@ class Owner:
             os.close(lock)
 
 
-def prepare(place: Place, *, take_over: bool = False) -> Owner:
+def prepare(place: Place, *, take_over: bool = False, home: Home | None = None) -> Owner:
     """Make or check the file, bring its schema up to date, become its owner.
 
-    Raises DaemonRunning, StoreUnavailable, StoreCorrupt or StoreTooNew.
+    Raises DaemonRunning, StoreUnavailable, StoreMisplaced, StoreCorrupt or StoreTooNew.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreUnavailable(
@@ -84,11 +85,12 @@ def prepare(place: Place, *, take_over: bool = False) -> Owner:
     if place.synchronous not in ("FULL", "NORMAL"):
         raise ValueError(f"synchronous must be FULL or NORMAL, not {place.synchronous!r}")
     try:
+        check_presence(place.path, home)
         _make_file(place.path)
         with _alone(place.path.parent):
             lock = _lock(place.path, take_over=take_over)
             try:
-                return Owner(_open(place), lock)
+                return Owner(_open(place, home), lock)
             except BaseException:
                 os.close(lock)
                 raise
@@ -143,25 +145,50 @@ def _lock(path: Path, *, take_over: bool) -> int:
     return lock
 
 
-def _open(place: Place) -> int:
+def _open(place: Place, home: Home | None) -> int:
     connection = place.connect()
     try:
         _check(connection, place.path)
         version = version_of(connection, str(place.path))
         if version != HEAD:
             _migrate(place.path, version)
-        return _claim(connection)
+        return _claim(connection, place.path, home)
     finally:
         connection.close()
 
 
+def checked_at_open(place: Place) -> bool:
+    """Return whether the database is small enough to be checked for damage each time it is opened."""
+    return place.path.stat().st_size <= _QUICK_CHECK_MAX_BYTES
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Find damage before anything is built on it, as long as that is quick."""
-    if path.stat().st_size > _QUICK_CHECK_MAX_BYTES:
+    if not checked_at_open(Place(path)):
         return
     found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
         raise corrupt(str(path), "; ".join(found))
+
+
+def find_damage(place: Place, *, deep: bool = False) -> str | None:
+    """Return what SQLite finds wrong with the database, `None` when it is sound. Blocks; time grows with its size.
+
+    `deep` also compares every index with its table and looks for rows that refer to missing ones.
+    """
+    try:
+        connection = place.reader()
+        try:
+            check = "integrity_check" if deep else "quick_check"
+            found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}(5)")]
+            orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(5) if deep else []
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return str(error)
+    wrong = [] if found == ["ok"] else found
+    wrong += [f"a row of {table} refers to a missing row of {parent}" for table, _, parent, _ in orphans]
+    return "; ".join(wrong) or None
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> str | None:
@@ -192,9 +219,11 @@ def _migrate(path: Path, version: str | None) -> None:
     upgrade(path, version)
 
 
-def _claim(connection: sqlite3.Connection) -> int:
+def _claim(connection: sqlite3.Connection, path: Path, home: Home | None) -> int:
     """Become the owner. From here on every other writer is stale."""
     connection.execute("BEGIN IMMEDIATE")
+    if home is not None:
+        claim_home(connection, path, home)
     connection.execute(CLAIM.sql)
     epoch: int = connection.execute(EPOCH.sql).fetchone()[0]
     connection.execute("COMMIT")

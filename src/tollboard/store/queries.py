@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, case, delete, func, insert, literal_column, null, or_, select, update
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.sql.expression import ClauseElement
+from sqlalchemy.sql.expression import ClauseElement, ColumnElement
 
 from tollboard.store.schema import approvals, cursors, events, memory, meta, requests, sessions, summaries
 
@@ -174,6 +174,14 @@ START = Query(
 
 USAGE_COLUMNS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens", "cost_usd")
 _OUTCOME = ("ended_at", "status", "reason", "detail", "duration_s", *USAGE_COLUMNS, "text")
+
+
+def _new(name: str) -> ColumnElement[object]:
+    """Return the outcome's value; a usage that was reported stays where the outcome knows of none (L08)."""
+    given: ColumnElement[object] = bindparam(f"new_{name}")
+    return func.coalesce(given, requests.c[name]) if name in USAGE_COLUMNS else given
+
+
 FINISH_ORDER = (*(f"new_{name}" for name in _OUTCOME), "the_ref", "same_ended_at")
 FINISH = Query(
     update(requests)
@@ -184,12 +192,21 @@ FINISH = Query(
     )
     .values(
         seq=func.coalesce(requests.c.seq, case((requests.c.started_at.is_not(None), _NEXT_SEQ))),
-        **{name: bindparam(f"new_{name}") for name in _OUTCOME},
+        **{name: _new(name) for name in _OUTCOME},
     )
     .returning(requests.c.seq),
     FINISH_ORDER,
 )
 """Note the one outcome of a request. The database numbers it if its start was durable, so no gap can come about."""
+
+USED_ORDER = (*(f"new_{name}" for name in USAGE_COLUMNS), "the_ref")
+USED = Query(
+    update(requests)
+    .where(requests.c.ref == bindparam("the_ref"))
+    .values(**{name: bindparam(f"new_{name}") for name in USAGE_COLUMNS}),
+    USED_ORDER,
+)
+"""Note what a request has used so far. One that has ended too: its backend may report late."""
 
 MARK_INTERRUPTED = Query(
     update(requests)

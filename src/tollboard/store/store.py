@@ -7,8 +7,11 @@ decides anything about sessions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import sqlite3
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,8 +30,9 @@ from tollboard.fleet.records import (
 )
 from tollboard.store import queries, rows
 from tollboard.store.feed import FeedWrite
+from tollboard.store.identity import Home, OpenFiles
 from tollboard.store.journal import StoreJournal
-from tollboard.store.opening import Owner, Place, prepare
+from tollboard.store.opening import Owner, Place, checked_at_open, find_damage, prepare
 from tollboard.store.pools import StorePools
 from tollboard.store.queries import Query
 from tollboard.store.reader import Reader
@@ -50,31 +54,38 @@ class Store:
         self._owner = owner
         self._clock = clock
         self._retries = Retries(clock)
+        self._files = OpenFiles(place.path)
         self._writer = Writer(
-            str(place.path), place.connect, epoch=owner.epoch, pruner=Pruner(retention, clock.time)
-        )
-        self._reader = Reader(str(place.path), place.reader)
+            str(place.path), place.connect, epoch=owner.epoch, pruner=Pruner(retention, clock.time),
+            files=self._files,
+        )  # fmt: skip
+        self._reader = Reader(str(place.path), self._read_connection)
+        self._place = place
         self.pools = StorePools(self._writer, self._reader, self._retries, clock)
 
     @classmethod
     async def open(
         cls, path: str | os.PathLike[str], *, clock: Clock | None = None, take_over: bool = False,
-        retention: Retention | None = None, synchronous: str = "FULL",
+        retention: Retention | None = None, synchronous: str = "FULL", home: Home | None = None,
     ) -> Store:  # fmt: skip
         """Open the database, making or migrating it as needed, and become its owner.
 
         Whoever opened it before can no longer write. While another process has it open that is refused with
-        DaemonRunning, unless `take_over` says that the other one has lost it. Raises StoreUnavailable, StoreCorrupt or
-        StoreTooNew.
+        DaemonRunning, unless `take_over` says that the other one has lost it. With `home` the database must be that
+        state directory's own. Raises StoreUnavailable, StoreMisplaced, StoreCorrupt or StoreTooNew.
         """
         place = Place(Path(path).absolute(), synchronous)
-        owner = await asyncio.to_thread(prepare, place, take_over=take_over)
+        owner = await asyncio.to_thread(prepare, place, take_over=take_over, home=home)
         store = cls(place, owner, clock or SystemClock(), retention or Retention())
         store._writer.start()
         return store
 
     def __repr__(self) -> str:
         return f"<Store {str(self.path)!r} epoch={self.epoch}>"
+
+    def _read_connection(self) -> sqlite3.Connection:
+        self._files.check()
+        return self._place.reader()
 
     def _write(self, query: Query, **values: object) -> Write:
         return self._writer.submit(Write(query.sql, query.bind(**values)))
@@ -298,6 +309,36 @@ class Store:
         It raises the newest error of what failed since the last flush that had settled when this one was called.
         """
         return self._writer.flush()
+
+    def problem(self) -> str | None:
+        """Return why the database cannot be used now: moved, replaced, or not writable. `None` when all is well."""
+        try:
+            self._files.check()
+        except StoreUnavailable as error:
+            return str(error)
+        return str(self.trouble) if self.trouble else None
+
+    async def damage(self) -> str | None:
+        """Look for damage if the database was too large to check when it was opened; return what was found.
+
+        It takes a thread of its own, which nobody waits for at the end: on a large database it runs for minutes.
+        """
+        if checked_at_open(self._place):
+            return None
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[str | None] = loop.create_future()
+
+        def tell(damage: str | None) -> None:
+            if not found.done():
+                found.set_result(damage)
+
+        def look() -> None:
+            damage = find_damage(self._place)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, damage)
+
+        threading.Thread(target=look, name="tollboard-check", daemon=True).start()
+        return await found
 
     @property
     def congested(self) -> bool:

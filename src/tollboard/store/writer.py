@@ -31,6 +31,7 @@ from tollboard.fleet.records import FeedItem
 from tollboard.store.batch import run_quickly, run_singly
 from tollboard.store.faults import code_of, is_storage, translate
 from tollboard.store.feed import FeedWrite
+from tollboard.store.identity import OpenFiles
 from tollboard.store.queries import EPOCH
 from tollboard.store.retention import Pruner
 from tollboard.store.write import Flush, Group, Write
@@ -48,8 +49,9 @@ Connect = Callable[[], sqlite3.Connection]
 class Writer:
     """Commits writes in the order they are submitted. Made on the loop; `start` begins the thread."""
 
-    def __init__(self, path: str, connect: Connect, *, epoch: int, pruner: Pruner) -> None:
+    def __init__(self, path: str, connect: Connect, *, epoch: int, pruner: Pruner, files: OpenFiles) -> None:
         self._path = path
+        self._files = files
         self._connect = connect
         self._epoch = epoch
         self._pruner = pruner
@@ -250,10 +252,12 @@ class Writer:
     def _transact(self, writes: Sequence[Write], *, singly: bool) -> None:
         """Run writes in one transaction; raises after rolling everything back."""
         if self._connection is None:
+            self._files.reopened()
             self._connection = self._connect()
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._files.check()
             self._check_owner(connection)
             if singly:
                 run_singly(connection, writes, self._path)

@@ -10,12 +10,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_ai import Agent, DeferredToolRequests, RunContext, Tool, ToolDefinition
+from pydantic import ValidationError
+from pydantic_ai import (
+    Agent,
+    DeferredToolRequests,
+    ModelRetry,
+    RunContext,
+    Tool,
+    ToolDefinition,
+    ToolFailed,
+)
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import infer_model
 from pydantic_ai.providers import infer_provider_class
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
 from tollboard.errors import BackendUnavailable, InvalidOption
@@ -38,6 +48,8 @@ NO_KEY = "no-key-needed"
 """What servers on one's own machine are given, which want none."""
 _KEY = re.compile(r"[Ss]et the `([A-Z][A-Z0-9_]*)` environment variable")
 """How Pydantic AI says that a key is missing; what it advises besides is for those who write Python."""
+NO_LIMIT = 1_000_000
+"""How often Pydantic AI lets a model get a call wrong: its own limit is 1, but ours is `max_runs` (L06)."""
 UNAPPROVED = "unapproved"
 """How Pydantic AI marks a tool that was made with `requires_approval=True`."""
 
@@ -60,18 +72,35 @@ class Guard(AbstractCapability[Any]):
     loop: Loop
 
     def at_run(self) -> dict[str, Any]:
-        """Return what a ready-made agent is given at each run; one of ours has it since it was made (quicker)."""
+        """Return what an agent is given at each run; one of ours has the rest since it was made (quicker)."""
         definition = self.loop.definition
-        if not isinstance(definition, CompiledSubAgent):
-            return {}
-        output: Any = [definition.agent.output_type, DeferredToolRequests]
-        return {"output_type": output, "capabilities": [self]}
+        given: dict[str, Any] = {"retries": {"tools": NO_LIMIT, "output": NO_LIMIT}}
+        if isinstance(definition, CompiledSubAgent):
+            given["output_type"] = [definition.agent.output_type, DeferredToolRequests]
+            given["capabilities"] = [self]
+        return given
 
     async def prepare_tools(
         self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]
     ) -> list[ToolDefinition]:
         """Let tools that want approval be asked for by us, so that there is one way to ask."""
         return [_asked_by_us(tool) if tool.kind == UNAPPROVED else tool for tool in tool_defs]
+
+    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        """Take the limits of the tools themselves off too: what is over one of them raises advice in a tool's place."""
+        return _Patient(toolset)
+
+    async def on_tool_validate_error(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: str | dict[str, Any],
+        error: ValidationError | ModelRetry,
+    ) -> dict[str, Any]:
+        """Tell the model what is wrong with a call, as often as `max_runs` lets it try."""
+        raise ToolFailed(refusal_of(call.tool_name, error)) from None
 
     async def wrap_tool_execute(
         self,
@@ -86,9 +115,28 @@ class Guard(AbstractCapability[Any]):
         return await self.loop.calls.handle(Execution(ctx, call, tool_def, args, handler))
 
 
+class _Patient(WrapperToolset[Any]):
+    """Lets every tool be tried as often as the loop lets the model try."""
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        tools = await super().get_tools(ctx)
+        return {name: dataclasses.replace(tool, max_retries=NO_LIMIT) for name, tool in tools.items()}
+
+
 def _asked_by_us(tool: ToolDefinition) -> ToolDefinition:
     metadata = {**(tool.metadata or {}), GUARDED: ALL_DECISIONS}
     return dataclasses.replace(tool, kind="function", metadata=metadata)
+
+
+def refusal_of(tool: str, error: ValidationError | ModelRetry) -> str:
+    """Return why a call was not run, in words that help a model to correct it."""
+    if isinstance(error, ModelRetry):
+        return error.message
+    wrong = [
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}" if each["loc"] else each["msg"]
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return f"This call was not run: its arguments do not fit {tool}: {'; '.join(wrong)}. Correct it, and call again."
 
 
 def agent_of(definition: SubAgentConfig | CompiledSubAgent, model: Any, guard: Guard) -> Agent[Any, Any]:

@@ -32,6 +32,7 @@ from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
+from tollboard.subagents.deeds import account_of, did_something
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
 from tollboard.subagents.messages import arguments_of, encodable
 from tollboard.subagents.outcome import (
@@ -45,14 +46,20 @@ from tollboard.subagents.outcome import (
     Outcome,
 )
 from tollboard.subagents.subagent import Definition, guards
-from tollboard.subagents.task_tool import TASK, TASK_INSTRUCTIONS, task_schema, use_instructions
+from tollboard.subagents.task_tool import (
+    TASK,
+    TASK_INSTRUCTIONS,
+    instructions_schema,
+    task_schema,
+    use_instructions,
+)
 
 if TYPE_CHECKING:
     from tollboard.subagents.loop import Loop
     from tollboard.subagents.run import Run
 
 UNKNOWN = (
-    "It is not known whether this call ran: the program ended in the middle of it. It was not run again. "
+    "It is not known whether this call ran to its end: it was cut off in the middle. It was not run again. "
     "Look at what it may have done before you repeat it."
 )
 UNDECIDED = "This call was not run: the turn ended before a person decided."
@@ -94,9 +101,9 @@ class Calls:
         self._settled = ()
         return ended
 
-    def knows(self, call_id: str) -> bool:
-        """Return whether this call has come here."""
-        return call_id in self._calls
+    def get(self, call_id: str) -> Call | None:
+        """Return a call of the newest response, `None` for one that has not come here."""
+        return self._calls.get(call_id)
 
     def questions(self, parts: Iterable[ToolCallPart]) -> tuple[ActionRequest, ...]:
         """Return what waits for people, here and below, in the order of the calls."""
@@ -137,13 +144,31 @@ class Calls:
 
     async def settle(self, parts: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
         """End every call as it is, so that a new prompt may follow; return what the model is told of each."""
+        await self._give_up()
         results = [ToolReturnPart(p.tool_name, self._as_it_is(p.tool_call_id), p.tool_call_id) for p in parts]
-        given_up = [call for call in self._calls.values() if call.id in self.children]
         self._settled, self._calls = tuple(self._calls.values()), {}
-        self.children.clear()
+        return results
+
+    async def _give_up(self) -> None:
+        """End the sub-agents that have not ended: what they did is their calls' outcome, their usage is ours.
+
+        The outcome is written down before what they remember is dropped: in between it would be forgotten (L09).
+        """
+        given_up = [call for call in self._calls.values() if call.id in self.children]
+        for call in given_up:
+            child = self.children[call.id]
+            call.outcome = CallOutcome("failed", encodable(account_of(child.loop)))
+            await self._journal.note(call)
+            self._let_go(call, child)
+        if given_up:
+            await self._loop.save()
         for call in given_up:
             await self._journal.drop(child_key(self._loop.id, call))
-        return results
+
+    def _let_go(self, call: Call, child: Run) -> None:
+        """Take over what a sub-agent used: whatever was paid for is counted once, however it ended (L08)."""
+        del self.children[call.id]
+        self._loop.below = self._loop.below + child.loop.sum_usage()
 
     def _as_it_is(self, call_id: str) -> str:
         call = self._calls.get(call_id)
@@ -180,9 +205,7 @@ class Calls:
         if call.tool == TASK and self._definition.sub_agents:
             return await self._task(call)
         if call.tool == TASK_INSTRUCTIONS and self._definition.sub_agents:
-            return CallOutcome(
-                "ok", use_instructions(self._definition.sub_agents, str(execution.args["task_name"]))
-            )
+            return self._instructions(call)
         if call.started and call.tool not in getattr(self._definition, "repeatable", ()):
             return CallOutcome("failed", UNKNOWN)
         if (allowed := self._allowed(execution.tool)) and call.decision is None:
@@ -245,6 +268,12 @@ class Calls:
             await self._journal.note(call)
         raise ApprovalRequired
 
+    def _instructions(self, call: Call) -> CallOutcome:
+        sub_agents = self._definition.sub_agents
+        if wrong := misfit(call.arguments, instructions_schema(sub_agents)):
+            return CallOutcome("retry", wrong)
+        return CallOutcome("ok", use_instructions(sub_agents, str(call.arguments["task_name"])))
+
     async def _task(self, call: Call) -> CallOutcome:
         """Run the sub-agent of this call as far as it goes."""
         if wrong := misfit(call.arguments, task_schema(self._definition.sub_agents)):
@@ -258,8 +287,7 @@ class Calls:
         self._journal.check_open()  # nothing begins below a turn that is over, whatever swallowed its cancellation
         outcome = await child.go()
         if not isinstance(outcome, Interrupted):
-            del self.children[call.id]
-            self._loop.below = self._loop.below + child.loop.sum_usage()
+            self._let_go(call, child)
         match outcome:
             case Completed(result):
                 return CallOutcome("ok", result)
@@ -270,7 +298,7 @@ class Calls:
             case Failed(_, Cause.CANCELLED):
                 return CallOutcome("failed", CANCELLED)
             case Failed(reason):
-                return CallOutcome("failed", f"The sub-agent failed: {reason}")
+                return CallOutcome("failed", _failure(child, reason))
 
     def _child(self, call: Call) -> Run:
         child = self.children.get(call.id)
@@ -278,6 +306,7 @@ class Calls:
             name, instructions = str(call.arguments["task_name"]), str(call.arguments["instructions"])
             definition = next(d for d in self._definition.sub_agents if d.name == name)
             child = self._make_child(self._loop, definition, child_key(self._loop.id, call), instructions)
+            child.loop.on_usage = self._loop.on_usage
             self.children[call.id] = child
         return child
 
@@ -294,13 +323,16 @@ class Calls:
         return None
 
 
+def _failure(child: Run, reason: str) -> str:
+    why = f"The sub-agent failed: {reason}"
+    return account_of(child.loop, why=f"{why.rstrip('.')}.") if did_something(child.loop) else why
+
+
 def _given(call: Call, outcome: CallOutcome) -> Any:
     """Return, or raise, what the model is told."""
-    match outcome.kind:
-        case "failed":
-            raise ToolFailed(to_text(outcome.value))
-        case "retry":
-            raise ModelRetry(to_text(outcome.value))
+    if outcome.kind != "ok":
+        # Never a ModelRetry: Pydantic AI counts those, and ends the run with advice for those who program with it.
+        raise ToolFailed(to_text(outcome.value))
     value = outcome.value
     if isinstance(call.decision, Edit):
         value = to_text(value) + EDITED.format(arguments=to_text(encodable(dict(call.decision.arguments))))

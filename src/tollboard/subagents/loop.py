@@ -102,6 +102,8 @@ class Loop:
         self.messages: list[ModelMessage] = []
         self.calls = Calls(self, journal, make_child)
         self.show = show
+        self.on_usage: Callable[[], None] | None = None
+        """Called for every response that was paid for, here and below, before it is written down."""
         self._journal = journal
         self._heard = heard
         self.limits = limits or UsageLimits(request_limit=None)
@@ -262,6 +264,8 @@ class Loop:
         ended = self.calls.begin()
         self.head.step += 1
         self.head.ref = self._ref
+        if self.on_usage is not None:
+            self.on_usage()
         await self.save(ended)
         if self._heard is not None:
             for message in fresh:
@@ -320,7 +324,7 @@ class Loop:
         """Show a call that never came to `handle`: an unknown tool, arguments that do not fit."""
         if isinstance(event, FunctionToolResultEvent) and self.show is not None:
             id = event.part.tool_call_id
-            if not self.calls.knows(id):
+            if self.calls.get(id) is None:
                 content = to_text(jsonable(getattr(event.part, "content", "")))
                 await self.show(ToolResultEvent(id, content, is_error=True))
 

@@ -274,20 +274,37 @@ def _not_here(id: str) -> SubAgentNotFound:
 def matched(requests: Sequence[ActionRequest], decisions: Decisions) -> list[tuple[ActionRequest, Decision]]:
     """Return each decision with the request it is meant for. Raises InvalidDecision that names the one at fault."""
     if isinstance(decisions, Mapping):
-        by_id = {request.id: request for request in requests}
-        by_id.update({request.tool_call_id: request for request in requests})
-        if unknown := [key for key in decisions if key not in by_id]:
+        given = [(_meant(requests, key), _parsed(key, decision)) for key, decision in decisions.items()]
+        ids = [request.id for request, _ in given]
+        if doubled := next((request for request, _ in given if ids.count(request.id) > 1), None):
             raise InvalidDecision(
-                f"no call waits under the id {unknown[0]!r}; waiting are: "
-                f"{', '.join(request.tool_call_id for request in requests)}"
+                f"two decisions were given for {doubled.tool!r} ({doubled.tool_call_id}): by the id of its call and by "
+                "the id of its request; give one"
             )
-        return [(by_id[key], _parsed(key, decision)) for key, decision in decisions.items()]
+        return given
     if len(decisions) != len(requests):
         raise InvalidDecision(f"{len(decisions)} decisions were given, {len(requests)} calls wait for one")
     return [
         (request, _parsed(request.tool_call_id, decision))
         for request, decision in zip(requests, decisions, strict=True)
     ]
+
+
+def _meant(requests: Sequence[ActionRequest], key: str) -> ActionRequest:
+    """Return the request that an id stands for: its own, or that of its call unless two calls have it (L07)."""
+    by_own = [request for request in requests if request.id == key]
+    found = by_own or [request for request in requests if request.tool_call_id == key]
+    if len(found) > 1:
+        choices = "; ".join(f"{each.id} ({' › '.join(each.path)}: {each.tool})" for each in found)
+        raise InvalidDecision(
+            f"{len(found)} calls wait under the id {key!r}; name each by the id of its request: {choices}"
+        )
+    if not found:
+        raise InvalidDecision(
+            f"no call waits under the id {key!r}; waiting are: "
+            f"{', '.join(request.tool_call_id for request in requests)}"
+        )
+    return found[0]
 
 
 def _parsed(name: str, decision: GivenDecision) -> Decision:

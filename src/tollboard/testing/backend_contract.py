@@ -25,7 +25,7 @@ from tollboard.errors import InvalidOption
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import Backend, Health, ProcessReport
-from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent, TextEvent
+from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent, TextEvent, Usage
 from tollboard.runtime.memory import DictMemory, Memory
 
 MARKER_NAME = "TOLLBOARD_CONTRACT"
@@ -47,6 +47,8 @@ class RecordingTurn:
         self.requests: list[ApprovalRequest] = []
         self.checkpoints: list[tuple[str, Mapping[str, str] | None]] = []
         self.events: list[Event] = []
+        self.usage: Usage | None = None
+        self.usages: list[Usage] = []
         self.asked = asyncio.Event()
         self.begun = asyncio.Event()
         self.spoke = asyncio.Event()
@@ -64,6 +66,11 @@ class RecordingTurn:
         """Record the id and what the provider says it runs with."""
         self.checkpoints.append((provider_session_id, effective))
         self.begun.set()
+
+    def report_usage(self, usage: Usage) -> None:
+        """Record what the turn has used so far."""
+        self.usage = usage
+        self.usages.append(usage)
 
     def saw(self, event: Event) -> None:
         """Record an event of the stream."""

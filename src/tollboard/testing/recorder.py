@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tollboard.runtime.approval import Approval, Decision
 from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
@@ -61,6 +62,7 @@ class RecordingJournal:
 
     log: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    usages: dict[str, Usage] = field(default_factory=dict)
     held: list[asyncio.Future[None]] = field(default_factory=list)
     hold: bool = False
     failing: dict[str, Exception] = field(default_factory=dict)
@@ -101,6 +103,11 @@ class RecordingJournal:
             raise AssertionError(f"{request.ref} ended twice")
         self.outcomes[request.ref] = outcome
         return self._note("finished", request.ref)
+
+    def used(self, request: Request, usage: Usage) -> asyncio.Future[None]:
+        """Note a usage."""
+        self.usages[request.ref] = usage
+        return self._note("used", request.ref)
 
     def checkpointed(
         self, provider_session_id: str, effective: Mapping[str, str] | None

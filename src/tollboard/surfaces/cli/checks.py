@@ -26,6 +26,7 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 37, 0)
 LITTLE_SPACE, NO_SPACE = 1 << 30, 50 << 20
 BACKEND_CHECK_S = 20.0
+_RESTORE = "tollboard shutdown, then tollboard restore FILE with a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Daemon:
     pid: int
     version: str
     backends: tuple[Check, ...]
+    problem: str | None = None
+    """What keeps it from using its database."""
 
 
 def python() -> Check:
@@ -93,9 +96,9 @@ def _room(home: Path) -> Check:
     return Check("directory", "ok", detail)
 
 
-def database(places: StateDirectory) -> Check:
-    """Open the database read-only beside whoever writes it; look at its schema and its soundness."""
-    from tollboard.store.opening import Place, version_of
+def database(places: StateDirectory, *, deep: bool = False) -> Check:
+    """Open the database read-only beside its writer; check its schema and that it is sound, with `deep` every index."""
+    from tollboard.store.opening import Place, find_damage, version_of
 
     path, name = places.database, "database"
     try:
@@ -113,15 +116,15 @@ def database(places: StateDirectory) -> Check:
         connection = Place(path).reader()
         try:
             version = version_of(connection, str(path))
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
         finally:
             connection.close()
+        damage = find_damage(Place(path), deep=deep)
     except TollboardError as wrong:
-        return Check(name, "broken", str(wrong), f"move {path} away, or restore it from a copy")
+        return Check(name, "broken", str(wrong), _RESTORE)
     except sqlite3.Error as wrong:
-        return Check(name, "broken", f"{path}: {wrong}", f"restore {path} from a copy; check the disk")
-    if found != ["ok"]:
-        return Check(name, "broken", f"{path} is damaged: {'; '.join(found)}", f"restore {path} from a copy")
+        return Check(name, "broken", f"{path}: {wrong}", f"{_RESTORE}; check the disk")
+    if damage:
+        return Check(name, "broken", f"{path} is damaged: {damage}", _RESTORE)
     size = found_file.st_size / (1 << 20)
     return Check(name, "ok", f"{path}, schema {version or 'none yet'}, {size:,.1f} MiB, sound")
 
@@ -131,6 +134,8 @@ def daemon(places: StateDirectory, running: Daemon | TollboardError, version: st
     name = "daemon"
     if isinstance(running, Daemon):
         detail = f"running, pid {running.pid}, version {running.version}"
+        if running.problem:
+            return Check(name, "broken", *parted(running.problem))
         if running.version != version:
             return Check(
                 name, "warning", f"{detail}; this program is {version}", "restart it: tollboard shutdown"
@@ -190,7 +195,7 @@ async def ask_daemon(home: Path | None) -> Daemon | TollboardError:
     except TimeoutError:
         return DaemonError(f"the daemon has not looked at its backends within {BACKEND_CHECK_S:g} s")
     backends = tuple(_backend(one.name, one.available, one.detail, one.mend) for one in infos)
-    return Daemon(health.pid, health.version, backends)
+    return Daemon(health.pid, health.version, backends, health.problem)
 
 
 async def own_backends() -> Sequence[Check]:

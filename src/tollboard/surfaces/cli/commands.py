@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tollboard.surfaces.cli import (
     approvals,
+    backups,
     control,
     daemon_cmds,
     demo,
@@ -24,6 +25,7 @@ from tollboard.surfaces.cli.app import app
 __all__ = [
     "app",
     "approvals",
+    "backups",
     "control",
     "daemon_cmds",
     "demo",

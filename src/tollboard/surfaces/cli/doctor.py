@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from tollboard.surfaces.cli.app import DAEMON, command
 from tollboard.surfaces.cli.failures import DONE, FAILED
@@ -18,14 +20,20 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "broken": ("✗", 
 
 
 @command(DAEMON)
-def doctor(cli: Cli) -> int:
+def doctor(
+    cli: Cli,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Check every index and reference of the database too; takes longer."),
+    ] = False,
+) -> int:
     """Check the installation and say how to mend what is wrong.
 
     \b
     Example:
       tollboard doctor
     """
-    found = examine(cli)
+    found = examine(cli, deep=deep)
     broken = any(check.state == "broken" for check in found)
     if cli.out.json:
         cli.out.document({"ok": not broken, "checks": found})
@@ -34,7 +42,7 @@ def doctor(cli: Cli) -> int:
     return FAILED if broken else DONE
 
 
-def examine(cli: Cli) -> list[Check]:
+def examine(cli: Cli, *, deep: bool = False) -> list[Check]:
     """Return everything that was looked at. Starts no daemon."""
     import asyncio
 
@@ -52,7 +60,7 @@ def examine(cli: Cli) -> list[Check]:
         checks.python(),
         checks.directory(where),
         *([settings] if settings else []),
-        checks.database(where),
+        checks.database(where, deep=deep),
         checks.daemon(where, running, own_version()),
         *([token] if token else []),
         *backends,

@@ -188,11 +188,14 @@ def _usage(line: Line, cost_before: float) -> Usage:
         value = given.get(name)
         return value if isinstance(value, int) else None
 
+    read, written, fresh = (
+        tokens(name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens", "input_tokens")
+    )
     return Usage(
-        input_tokens=tokens("input_tokens"),
+        input_tokens=None if fresh is None else fresh + (read or 0) + (written or 0),
         output_tokens=tokens("output_tokens"),
-        cache_read_tokens=tokens("cache_read_input_tokens"),
-        cache_creation_tokens=tokens("cache_creation_input_tokens"),
+        cache_read_tokens=read,
+        cache_creation_tokens=written,
         cost_usd=_cost(line, cost_before),
     )
 

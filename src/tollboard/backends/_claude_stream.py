@@ -18,6 +18,7 @@ one prompt that is in flight.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +34,10 @@ Said = Line | Terminal
 _LINES_WAITING = 256
 _AGENTS_REMEMBERED = 1_000
 _CAUSES = 20
+_ABOUT_TO_BEGIN_S = 2.0
 UNASKED = "the agent went on by itself"
 INTERRUPTED = "cut off by an interrupt"
+MERGED = "a prompt that came meanwhile was taken up inside of this turn; its answer has the rest"
 ENDED = "cut off when Claude Code ended"
 _KINDS = {"local_bash": "command", "local_agent": "agent"}
 
@@ -53,6 +56,8 @@ class Speech:
         self._followed = followed
         self.begun = False
         """Whether the program has taken the turn up."""
+        self.spoke = False
+        """Whether the agent has said something in it."""
         self.over = False
         """Whether its terminal event has come."""
         self.cut = False
@@ -70,6 +75,8 @@ class Speech:
 
     async def put(self, said: Said) -> None:
         """Add a line."""
+        if isinstance(said, Mapping) and said.get("type") == "assistant":
+            self.spoke = True
         while self._followed and len(self._said) >= _LINES_WAITING:
             self._room.clear()
             await self._room.wait()
@@ -122,6 +129,8 @@ class Stream:
         self._agents: deque[str] = deque(maxlen=_AGENTS_REMEMBERED)
         self._stopped: set[str] = set()
         self._cost_usd = 0.0
+        self._closed = False
+        self._moved = asyncio.Event()
         self.running: dict[str, BackgroundTask] = {}
         self.agents: dict[str, str] = {}
         """The type of each background sub-agent, by its id."""
@@ -130,8 +139,28 @@ class Stream:
 
     def ask(self, uuid: str) -> Speech:
         """Return what will be said to the prompt that is about to be sent under this id."""
-        speech = self._asked[uuid] = Speech(followed=True)
+        speech = Speech(followed=True)
+        if self._closed:
+            speech.cut_off()
+        else:
+            self._asked[uuid] = speech
         return speech
+
+    async def quiet(self) -> None:
+        """Wait until no turn of the program's own runs or is about to begin.
+
+        A prompt sent into one may be taken up inside of it, and then nobody can tell where the one ends.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ABOUT_TO_BEGIN_S):
+                while self._causes and self._speaking is None and not self._closed:
+                    await self._change()
+        while self._speaking is not None and not self._closed:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
 
     def forget(self, uuid: str) -> None:
         """Note that nobody waits for the answer to this prompt any more."""
@@ -143,11 +172,17 @@ class Stream:
             speech.cut_off()
         self._asked.clear()
         self._speaking = None
+        self._closed = True
+        self._moved.set()
         self.running = {}
         self._tell((), ENDED)
 
     async def take(self, line: Line) -> None:
         """Give a line to the turn it belongs to."""
+        await self._take(line)
+        self._moved.set()
+
+    async def _take(self, line: Line) -> None:
         kind = line.get("type")
         if kind == "command_lifecycle":
             self._taken_up(line)
@@ -173,7 +208,7 @@ class Stream:
             return
         if self._speaking is not None and self._speaking not in self._asked.values():
             # Taken up inside of a turn of the program's own: what follows answers the prompt, and its result says so.
-            self._speaking.end(ResultEvent(None))
+            self._speaking.end(_merged(self._speaking))
         self._speaking = speech
 
     def _note_turn(self, line: Line) -> None:
@@ -216,7 +251,7 @@ class Stream:
             end = _without_usage(end)  # a merged turn was paid for once
         if mine or names:
             if own is not None:
-                own.end(ResultEvent(None))
+                own.end(_merged(own))
         elif own is not None or _says_something(line):
             (own or self._begin_own()).end(end)
             self._speaking = None
@@ -287,6 +322,11 @@ def _cause(task: BackgroundTask, line: Line) -> str:
 def _says_something(line: Line) -> bool:
     """Tell a turn from the empty result that a resumed program prints of what an earlier one left behind."""
     return bool(line.get("num_turns") or line.get("result") or line.get("is_error"))
+
+
+def _merged(own: Speech) -> Terminal:
+    """Return how a turn of the program's own ends that a prompt was taken up in: with what it had said, if anything."""
+    return ResultEvent(None) if own.spoke else ErrorEvent(MERGED, interrupted=True)
 
 
 def _without_usage(end: Terminal) -> Terminal:

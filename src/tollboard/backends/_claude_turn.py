@@ -164,7 +164,7 @@ class OwnTurn:
             try:
                 if self._sent and program.alive and await self._stopped(program):
                     await self._end_background(program)
-                else:
+                elif not self._waits:
                     await self._drop_program()
             finally:
                 stream.interrupting = False
@@ -174,6 +174,9 @@ class OwnTurn:
     def _sent(self) -> bool:
         """Whether the program knows of the turn."""
         return True
+
+    _waits = False
+    """Whether it waits for a turn of the program's own, of which it must leave everything alone."""
 
     async def _end_background(self, program: Program) -> None:
         """End what the turn has left running: first by the program's own means, or it would wonder, and go on."""
@@ -216,7 +219,7 @@ class ClaudeTurn(OwnTurn):
         super().__init__(session, turn, Speech(followed=True))
         self._text = text
         self._uuid = new_ref()
-        self._was_sent = False
+        self._was_sent = self._waits = False
 
     @property
     def _sent(self) -> bool:
@@ -228,6 +231,9 @@ class ClaudeTurn(OwnTurn):
         try:
             if not self._was_sent:
                 started = await self._running_program()
+                self._waits = True
+                await session.stream.quiet()
+                self._waits = False
                 self._speech = session.stream.ask(self._uuid)
                 self._was_sent = session.begun = True
                 await started.send(self._text, self._uuid)

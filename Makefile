@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test test-installation mutants format lint types imports check bench chaos lock clean
+.PHONY: help demo test test-installation mutants format lint types imports check background bench chaos lock clean
 
 help: ## list the jobs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -52,6 +52,9 @@ check: lint types imports ## lint, types and imports
 
 bench: .venv-bench/.all ## measure ourselves beside the peers and write benchmarks/RESULTS.md
 	.venv-bench/bin/python benchmarks/run.py
+
+background: .venv/.all ## the real Claude Code with work in the background, 20 rounds (TOLLBOARD_BACKGROUND_ROUNDS)
+	TOLLBOARD_BACKGROUND_ROUNDS=$${TOLLBOARD_BACKGROUND_ROUNDS:-20} $(BIN)/python -m pytest tests/acceptance/test_background.py -s $(PYTEST_FLAGS)
 
 chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
 	$(BIN)/python -m pytest tests/acceptance -m chaos -s \

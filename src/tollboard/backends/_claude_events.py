@@ -82,6 +82,32 @@ class Translator:
         return [TextEvent(rest, message=message)] if rest else []
 
 
+class CallUsage:
+    """Adds up what the calls of one turn have used so far: one that is cut off has paid for those that were answered.
+
+    The result of the turn says it again, with its cost, and then that counts.
+    """
+
+    def __init__(self) -> None:
+        self._total = [0, 0, 0, 0]
+        self._call: Line = {}
+
+    def usage(self, line: Line) -> Usage | None:
+        """Return the sum when this line ends a call, else `None`."""
+        event = _mapping(line.get("event"))
+        match event.get("type"):
+            case "message_start":
+                self._call = _mapping(_mapping(event.get("message")).get("usage"))
+            case "message_delta":
+                self._call = {**self._call, **_mapping(event.get("usage"))}
+            case "message_stop":
+                call, self._call = [int(self._call.get(name) or 0) for name in _RECENT], {}
+                self._total = [one + other for one, other in zip(self._total, call, strict=True)]
+                fresh, output, read, written = self._total
+                return Usage(fresh + read + written, output, read, written)
+        return None
+
+
 def _mapping(value: Any) -> Line:
     return value if isinstance(value, Mapping) else {}
 

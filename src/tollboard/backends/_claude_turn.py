@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tollboard.backends._claude_events import Line, Translator, effective, is_init
+from tollboard.backends._claude_events import CallUsage, Line, Translator, effective, is_init
 from tollboard.backends._claude_program import Program, ProgramFailed
 from tollboard.backends._claude_stream import Said, Speech
 from tollboard.ids import new_ref
@@ -44,6 +44,7 @@ class OwnTurn:
         self._turn = turn
         self._speech = speech
         self._translator = Translator()
+        self._calls = CallUsage()
         self._ready: deque[Event] = deque()
         self._before: list[psutil.Process] | None = None
         self._closed = asyncio.Event()
@@ -95,6 +96,8 @@ class OwnTurn:
         if said.get("type") == "conversation_reset":
             await self._note_id(str(said.get("new_conversation_id") or self._session.id))
         self._ready += self._translator.events(said)
+        if (used := self._calls.usage(said)) is not None:
+            self._ready.append(UsageEvent(used))
 
     async def _note_effective(self, line: Line) -> None:
         """Report what the program really runs with, whenever it changes (S24)."""

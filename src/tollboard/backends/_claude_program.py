@@ -117,7 +117,7 @@ class Program:
         while not (await asyncio.wait({connecting}, timeout=_START_LOOK_S))[0]:
             code = getattr(getattr(self._client._transport, "_process", None), "returncode", None)
             if ended:
-                raise self._failed(f"Claude Code ended before it was ready (exit code {code})", None)
+                raise self._failed("Claude Code ended before it was ready", None)
             ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
@@ -264,7 +264,9 @@ class Program:
 
     def _failed(self, message: str, error: BaseException | None) -> ProgramFailed:
         process = getattr(self._client._transport, "_process", None)
-        code = getattr(error, "exit_code", None) or (process.returncode if process is not None else None)
+        code = getattr(error, "exit_code", None)
+        if code is None and process is not None:
+            code = process.returncode
         if code is not None:
             message += f" (exit code {code})"
         said = "\n".join(self._stderr) or (str(error) if error is not None and code is None else "")

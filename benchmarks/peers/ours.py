@@ -23,6 +23,7 @@ class ZeroBackend(Backend[None]):
     """One text and one result event, at once."""
 
     name = "zero"
+    remembers = False
 
     async def start_session(self, options: Mapping[str, object]) -> None:
         return None

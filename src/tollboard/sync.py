@@ -23,8 +23,6 @@ from tollboard.daemon.client import Client
 from tollboard.daemon.pool_client import PoolClient
 from tollboard.errors import DaemonUnreachable, Invalid
 from tollboard.fleet.board import DEFAULT_BACKEND
-from tollboard.fleet.pools.board import DEFAULT_MAX_QUEUED, DEFAULT_STRATEGY, Size
-from tollboard.fleet.pools.records import PoolSpec, PoolView
 from tollboard.fleet.records import FeedItem, SessionDefinition, SessionStatus
 from tollboard.fleetfile import Downed, Fleet, Step, down, up
 
@@ -109,32 +107,8 @@ class Pools:
         self._loop = loop
         self._pools = pools
 
-    def start(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
-    ) -> PoolView:  # fmt: skip
-        """See `PoolBoard.start`."""
-        work = self._pools.start(
-            name, size, path=path, backend=backend, role=role, strategy=strategy, rate=rate, burst=burst, min=min,
-            max=max, retries=retries, max_queued=max_queued, **options,
-        )  # fmt: skip
-        return self._loop.run(work)
-
-    def check(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
-    ) -> PoolSpec:  # fmt: skip
-        """See `PoolBoard.check`."""
-        work = self._pools.check(
-            name, size, path=path, backend=backend, role=role, strategy=strategy, rate=rate, burst=burst, min=min,
-            max=max, retries=retries, max_queued=max_queued, **options,
-        )  # fmt: skip
-        return self._loop.run(work)
-
+    start = _pool_verb(PoolClient.start)
+    check = _pool_verb(PoolClient.check)
     definition = _pool_verb(PoolClient.definition)
     list = _pool_verb(PoolClient.list)
     status = _pool_verb(PoolClient.status)

@@ -64,6 +64,8 @@ class TestModel(BackendContract):
                     return Reply("told to", status=400)
                 case "guard":
                     return Reply(calls=(ToolCall("run_command", {"command": "echo a > made"}),))
+                case "recall":
+                    return Reply(" ".join(m.text for m in seen.messages if m.role == "user"))
             return Reply("hello")
 
         async with ModelAPI(answer) as api:
@@ -83,6 +85,7 @@ class TestModel(BackendContract):
                 fail="fail",
                 approval="guard",
                 edited={"command": "echo b > made"},
+                recall="recall",
                 fresh=lambda: load("model"),
             )
 
@@ -103,5 +106,6 @@ class TestClaude(BackendContract):
             fail="fail 400",
             approval="run echo a > made",
             edited={"command": "echo b > made"},
+            recall="recall",
             fresh=lambda: load("claude"),
         )

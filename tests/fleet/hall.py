@@ -57,7 +57,7 @@ class Hall:
     # -- short forms
 
     async def start(
-        self, name: str = "p", size: int | dict[str, int] = 1, backend: str = "echo", **more: object
+        self, name: str = "p", size: int | dict[str, int] | None = 1, backend: str = "echo", **more: object
     ) -> PoolView:
         return await self.pools.start(name, size, path=self.work, backend=backend, **more)  # type: ignore[arg-type]
 

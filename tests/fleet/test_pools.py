@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from tollboard.errors import (
     UnknownBackend,
 )
 from tollboard.fleet.pools import pools as pools_module
-from tollboard.fleet.pools.pools import NOBODY_ASKS
-from tollboard.fleet.pools.records import PoolLife, TaskState
+from tollboard.fleet.pools.pools import NOBODY_ASKS, Pools
+from tollboard.fleet.pools.records import PoolLife, RoleSpec, TaskState
 from tollboard.fleet.records import Caller
 from tollboard.fleet.settings import FleetSettings
 from tollboard.pool.records import Task, TaskStatus, WorkerState
+from tollboard.pool.role import Role
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
+from tollboard.testing.clock import FakeClock
 
 ASK = {"approval": {"tool": "shell", "arguments": {"command": "ls"}}}
 
@@ -496,6 +499,31 @@ async def test_a_pool_that_cannot_come_back_is_dead_and_keeps_its_tasks(hall: Ha
     assert (view.life, view.problem, view.ok, view.failed) == (PoolLife.LIVE, None, 1, 1)
 
 
+async def test_p15_a_pool_whose_workers_did_not_come_up_is_tried_again_and_says_when(hall: Hall) -> None:
+    await gated_pool(hall, 2)
+    clock = hall.clock = FakeClock()
+    gone = hall.work.rename(hall.work.with_name("moved"))
+    pools = await hall.kill()
+    await _until_retry_at(pools, clock.time() + 5)
+    clock.advance(5)
+    await _until_retry_at(pools, clock.time() + 10)
+    assert (await pools.status("p")).life is PoolLife.DEAD
+    gone.rename(hall.work)
+    hall.gated.gate.set()
+    clock.advance(10)
+    while (await pools.status("p")).life is PoolLife.DEAD:
+        await asyncio.sleep(0.001)
+    view = await hall.done()
+    assert (view.problem, view.retry_at, view.submitted, view.ok, view.failed) == (None, None, 2, 1, 1)
+    assert [record.life for record in await hall.store.pools.pools()] == [PoolLife.LIVE]
+
+
+async def _until_retry_at(pools: Pools, at: float) -> None:
+    async with asyncio.timeout(20):
+        while (await pools.status("p")).retry_at != at:
+            await asyncio.sleep(0.001)
+
+
 async def test_a_dead_pool_can_be_stopped(hall: Hall) -> None:
     await gated_pool(hall, 3)
     hall.work.rmdir()
@@ -515,6 +543,44 @@ async def test_options_and_settings_come_back(hall: Hall) -> None:
     for name in ("id", "size", "min", "max", "rate", "burst", "retries", "max_queued", "strategy", "path", "backend",
                  "created_at", "created_by"):  # fmt: skip
         assert getattr(after, name) == getattr(before, name), name
+
+
+async def test_p16_roles_and_the_kind_of_conversation_come_back(hall: Hall) -> None:
+    roles = {"coder": Role(size=2, prompt="You code.", options={"delay": 0.001}), "reviewer": {"size": 1}}
+    before = await hall.start(
+        size=None,
+        roles=roles,
+        conversation="kept",
+        recycle_turns=5,
+        recycle_tokens=900,
+        strategy="shared_queue",
+    )  # type: ignore[arg-type]
+    spec = await hall.pools.definition("p")
+    assert (before.size, before.conversation) == ({"coder": 2, "reviewer": 1}, "kept")
+    assert spec.roles == {"coder": RoleSpec(prompt="You code.", options={"delay": 0.001})}
+    await hall.pools.scale("p", 3, role="coder")
+    pools = await hall.kill()
+    after = await pools.definition("p")
+    assert after == replace(spec, size={"coder": 3, "reviewer": 1})
+    await pools.submit("p", [Task("a", role="coder"), Task("b", role="reviewer")])
+    assert (await hall.done()).ok == 2
+
+
+@pytest.mark.parametrize(
+    ("role", "error"),
+    [
+        (Role(backend="nobody"), UnknownBackend),
+        (Role(options={"env": {"API_KEY": "sk-123"}}), InvalidOption),
+        (Role(options={"cwd": "/"}), Invalid),
+        (Role(options={"colour": "red"}), InvalidOption),
+    ],
+    ids=["backend", "secret", "directory", "unknown"],
+)
+async def test_p16_a_role_may_do_no_more_than_its_pool(
+    hall: Hall, role: Role, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await hall.pools.check("p", path=hall.work, backend="echo", roles={"a": role})
 
 
 # -- a medium that fails

@@ -16,6 +16,7 @@ from tollboard.errors import InvalidFleet
 from tollboard.fleet.pools.records import PoolSpec
 from tollboard.fleet.records import SessionDefinition
 from tollboard.fleetfile import Fleet
+from tollboard.fleetfile.plan import differences_of_pools
 
 WHOLE = """
 [defaults]
@@ -346,3 +347,53 @@ def test_any_file_is_read_or_refused(
     with contextlib.suppress(InvalidFleet):
         for session in Fleet.read(file).sessions.values():
             json.dumps(session.options, allow_nan=False)
+
+
+def test_p16_a_role_of_a_pool_may_be_a_table_with_what_is_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        """
+[models.big]
+model = "openai:qwen3"
+base_url = "http://127.0.0.1:11434/v1"
+
+[pools.p]
+backend = "echo"
+conversation = "kept"
+recycle_turns = 20
+delay = 0.5
+
+[pools.p.roles]
+coder = 2
+
+[pools.p.roles.reviewer]
+size = 3
+backend = "model"
+model = "big"
+prompt = "You are a strict {role}."
+tools = []
+"""
+    )
+    spec = Fleet.read(file).pools["p"]
+    assert (spec.size, spec.conversation, spec.recycle_turns) == ({"coder": 2, "reviewer": 3}, "kept", 20)
+    assert spec.roles.keys() == {"reviewer"}
+    reviewer = spec.roles["reviewer"]
+    assert (reviewer.prompt, reviewer.backend) == ("You are a strict {role}.", "model")
+    assert (reviewer.options["model"], reviewer.options["tools"]) == ("openai:qwen3", [])
+    assert differences_of_pools(spec, spec) == ()
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        ("colour = 'red'", "colour"),
+        ("size = 0", "the size of role 'a' is 0"),
+        ("backend = 'nobody'", "no backend is called 'nobody'"),
+        ("prompt = 3", "the prompt of role 'a' is 3"),
+    ],
+)
+def test_p16_a_role_that_cannot_be_used_is_named(tmp_path: Path, role: str, said: str) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(f"[pools.p]\nbackend = 'echo'\n[pools.p.roles.a]\n{role}\n")
+    with pytest.raises(InvalidFleet, match=said):
+        Fleet.read(file)

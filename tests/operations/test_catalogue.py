@@ -17,7 +17,8 @@ from tollboard.errors import (
     WireError,
 )
 from tollboard.fleet.board import Board
-from tollboard.fleet.pools.board import PoolBoard
+from tollboard.fleet.pools.asking import USUAL
+from tollboard.fleet.pools.board import SETTINGS, PoolBoard
 from tollboard.operations.access import Capability
 from tollboard.operations.catalogue import OPERATIONS, AnyOperation
 from tollboard.operations.wire import parse_arguments, status_of
@@ -41,6 +42,8 @@ def test_s20_every_verb_of_the_board_is_an_operation_and_the_other_way_round() -
 @operations
 def test_s20_an_operation_takes_what_its_verb_takes(operation: AnyOperation) -> None:
     verb = [name for name in inspect.signature(VERBS[operation.name]).parameters if name != "self"]
+    if "asked" in verb:  # a pool's settings, named in one list, and the options of its workers
+        verb[verb.index("asked") :] = [*SETTINGS, "options"]
     assert list(operation.arguments.model_fields) == verb
 
 
@@ -48,10 +51,15 @@ def test_s20_an_operation_takes_what_its_verb_takes(operation: AnyOperation) -> 
 def test_defaults_are_the_verbs(operation: AnyOperation) -> None:
     parameters = inspect.signature(VERBS[operation.name]).parameters
     for name, field in operation.arguments.model_fields.items():
+        if name == "options":
+            continue
+        if "asked" in parameters and name in SETTINGS:
+            assert field.default == USUAL[name]
+            continue
         default = parameters[name].default
         if field.is_required():
             assert default is inspect.Parameter.empty
-        elif name != "options":
+        else:
             assert field.get_default(call_default_factory=True) == (
                 list(default) if default == () else default
             )

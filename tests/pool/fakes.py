@@ -65,6 +65,9 @@ class GateBackend(Backend[str]):
         yield TextEvent(f"  re: {text}\n")
         yield ResultEvent(None, Usage(input_tokens=1, output_tokens=2))
 
+    async def reset_session(self, session: str) -> str:
+        return session
+
     async def terminate_session(self, session: str) -> ProcessReport:
         self.ended.append(session)
         return NO_PROCESSES

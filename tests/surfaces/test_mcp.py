@@ -377,6 +377,25 @@ async def test_s27_nothing_is_started_above_what_a_person_allowed(
         assert await boards.fleet.list_sessions() == ()
 
 
+@pytest.mark.parametrize(
+    ("role", "why"),
+    [
+        ({"options": {"permission_mode": "bypassPermissions"}}, "above what is allowed"),
+        ({"options": {"env": {"A": "b"}}}, "option 'env' is not allowed"),
+        ({"backend": "claude"}, "backend 'claude' is not allowed"),
+    ],
+)
+async def test_p16_a_role_of_a_pool_may_do_no_more_than_a_person_allowed(
+    boards: Boards, role: dict[str, Any], why: str
+) -> None:
+    async with McpClient(make_server(Reach(boards, Policy(backends=("echo",))))) as client:
+        host = Host(client, boards, Path("/"))
+        error = await host.fails("pool_start", name="a", path="/", backend="echo", roles={"coder": role})
+        assert error["error"] == "denied"
+        assert why in error["message"]
+        assert await boards.pools.list() == ()
+
+
 @pytest.mark.parametrize("policy", [Policy(), Policy(roots=("/src", str(Path.cwd())))])
 @pytest.mark.parametrize("path", ["", "a\0b", "~nobody-of-that-name"])
 async def test_a_path_that_is_none_is_refused(boards: Boards, policy: Policy, path: str) -> None:

@@ -43,6 +43,9 @@ BACKENDS: dict[str, Loader] = {
     "model": _model,
 }
 
+DEFAULT_BACKEND = "claude"
+"""What answers where nothing is said."""
+
 EXTRAS: dict[str, str] = {"claude": "claude", "model": "models"}
 """Which extra of the distribution a backend needs; those not named need nothing."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tollboard.runtime.event import (
+    ErrorCause,
     ErrorEvent,
     Event,
     NoticeEvent,
@@ -166,6 +167,13 @@ def effective(line: Line) -> dict[str, str]:
     return {ours: str(line[theirs]) for ours, theirs in names.items() if line.get(theirs)}
 
 
+def changed_mode(line: Line) -> str:
+    """Return the permission mode that a `system/status` line tells of, an empty string for any other line."""
+    if line.get("type") != "system" or line.get("subtype") != "status":
+        return ""
+    return str(line.get("permissionMode") or "")
+
+
 def is_init(line: Line) -> bool:
     """Return whether the line opens a turn: the program prints it before each."""
     return line.get("type") == "system" and line.get("subtype") == "init"
@@ -177,7 +185,21 @@ def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
     text = line.get("result")
     if not line.get("is_error") and str(line.get("subtype", "success")) == "success":
         return ResultEvent(text if isinstance(text, str) else None, usage)
-    return ErrorEvent(_error_text(line), usage)
+    return ErrorEvent(_error_text(line), usage, _error_cause(line))
+
+
+_LATER_STATUS = frozenset({408, 409, 429})
+_TOO_LONG = "prompt is too long"
+
+
+def _error_cause(line: Line) -> ErrorCause | None:
+    """Return why the API failed, by its status; `None` for a failure that is not the API's."""
+    status = line.get("api_error_status")
+    if _TOO_LONG in str(line.get("result") or "").lower():
+        return ErrorCause.OVERFLOW
+    if not isinstance(status, int):
+        return None
+    return ErrorCause.OVERLOADED if status >= 500 or status in _LATER_STATUS else ErrorCause.REFUSED
 
 
 def _error_text(line: Line) -> str:
@@ -214,14 +236,13 @@ def _usage(line: Line, cost_before: float) -> Usage:
         value = given.get(name)
         return value if isinstance(value, int) else None
 
-    read, written, fresh = (
-        tokens(name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens", "input_tokens")
-    )
+    # It reports what was read from the cache, and what was written to it, apart from the input (L08).
+    read = [tokens(f"{kind}input_tokens") for kind in ("", "cache_read_", "cache_creation_")]
     return Usage(
-        input_tokens=None if fresh is None else fresh + (read or 0) + (written or 0),
+        input_tokens=None if read[0] is None else sum(each or 0 for each in read),
         output_tokens=tokens("output_tokens"),
-        cache_read_tokens=read,
-        cache_creation_tokens=written,
+        cache_read_tokens=read[1],
+        cache_creation_tokens=read[2],
         cost_usd=_cost(line, cost_before),
     )
 

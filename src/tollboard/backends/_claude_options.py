@@ -23,6 +23,8 @@ HERMETIC: Mapping[str, str] = {
     "DISABLE_ERROR_REPORTING": "1",
 }
 
+TRY_ONCE: Mapping[str, str] = {"CLAUDE_CODE_MAX_RETRIES": "0"}
+"""Without it the program asks the API up to eleven times, for minutes, before it says that it failed."""
 _MIB = 1024 * 1024
 
 
@@ -115,6 +117,20 @@ def _refuse_bypass_as_root(options: ClaudeOptions) -> None:
             f"permission_mode {BYPASS!r} is refused by Claude Code when it runs as root: run as another user, or, only "
             "if this machine is a sandbox, set env IS_SANDBOX to '1'"
         )
+
+
+def claude_worker_options(
+    options: Mapping[str, object], opening: str | None, *, retried: bool
+) -> dict[str, object]:
+    """Return the options of a pool's worker; see `Backend.worker_options`."""
+    found = dict(options)
+    if opening is not None:
+        own = found.get("system_prompt")
+        found["system_prompt"] = f"{opening}\n\n{own}" if own else opening
+    env = found.get("env", {})
+    if retried and isinstance(env, Mapping):
+        found["env"] = {**TRY_ONCE, **env}
+    return found
 
 
 def login_found(env: Mapping[str, str]) -> str:

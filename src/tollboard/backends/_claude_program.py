@@ -24,14 +24,15 @@ from claude_agent_sdk import (
     ToolPermissionContext,
 )
 
+from tollboard.backends._claude_elicitation import serve
 from tollboard.backends._claude_events import Line
 from tollboard.backends._claude_options import ClaudeOptions
+from tollboard.backends._claude_questions import approval_of, verdict
 from tollboard.backends._claude_stream import Stream
 from tollboard.backends._process import Marker, end_processes, find_processes, identify
 from tollboard.errors import BackendError
-from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.backend import ProcessReport
-from tollboard.runtime.question import Answer
 
 Ask = Callable[[ApprovalRequest, str | None], Awaitable[Decision]]
 """Asks a person; with the id of the sub-agent that asks, if one does."""
@@ -121,6 +122,7 @@ class Program:
             ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
+        serve(self._client._query, lambda request: self._ask(request, None))
         transport = self._client._transport
         self._process = identify(getattr(getattr(transport, "_process", None), "pid", -1))
         self._reader = asyncio.create_task(self._read())
@@ -277,35 +279,13 @@ class Program:
     async def _can_use_tool(
         self, tool: str, arguments: dict[str, Any], context: ToolPermissionContext
     ) -> PermissionResultAllow | PermissionResultDeny:
-        request = ApprovalRequest(
-            tool=tool,
-            arguments=arguments,
-            tool_call_id=context.tool_use_id or "",
-            display=_display(tool, arguments, context),
+        request = approval_of(
+            tool, arguments, tool_call_id=context.tool_use_id or "", title=context.title or ""
         )
-        match await self._ask(request, context.agent_id):
-            case Approve():
-                return PermissionResultAllow()
-            case Edit(arguments=changed):
-                return PermissionResultAllow(updated_input=dict(changed))
-            case Reject(message):
-                return PermissionResultDeny(message=message or "A person rejected this call.")
-            case Answer():
-                return PermissionResultDeny(message="A person answered what was no question.")
-
-
-_DISPLAY_CHARS = 200
-_SHOWN_FIRST = ("command", "file_path", "notebook_path", "path", "url", "query", "pattern", "prompt")
-
-
-def _display(tool: str, arguments: dict[str, Any], context: ToolPermissionContext) -> str:
-    """Return one short line that tells a person what would run."""
-    shown = context.title
-    if not shown:
-        telling = next((str(arguments[name]) for name in _SHOWN_FIRST if arguments.get(name)), "")
-        shown = f"{tool}: {telling}" if telling else tool
-    line = " ".join(shown.split())
-    return line if len(line) <= _DISPLAY_CHARS else line[: _DISPLAY_CHARS - 1] + "…"
+        told = verdict(request, await self._ask(request, context.agent_id))
+        if isinstance(told, str):
+            return PermissionResultDeny(message=told)
+        return PermissionResultAllow(updated_input=None if told is None else dict(told))
 
 
 def _same_session(one: psutil.Process, other: psutil.Process) -> bool:

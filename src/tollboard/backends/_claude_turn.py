@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tollboard.backends._claude_events import CallUsage, Line, Translator, effective, is_init
+from tollboard.backends._claude_events import (
+    CallUsage,
+    Line,
+    Translator,
+    changed_mode,
+    effective,
+    is_init,
+)
 from tollboard.backends._claude_program import Program, ProgramFailed
 from tollboard.backends._claude_stream import Said, Speech
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
 from tollboard.runtime.backend import Turn
-from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, UsageEvent
+from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, ResultEvent, UsageEvent
 
 if TYPE_CHECKING:
     from tollboard.backends.claude import ClaudeSession
@@ -72,11 +79,11 @@ class OwnTurn:
         if (said := await self._speech.next()) is not None:
             await self._take(said)
         elif (program := self._session.program) is None:
-            self._end(ErrorEvent(_TERMINATED, interrupted=True))
+            self._end(ErrorEvent(_TERMINATED, cause=ErrorCause.BROKEN, interrupted=True))
         else:
             failed = program.failure(_DIED)
             await self._drop_program()
-            self._end(ErrorEvent(str(failed), interrupted=True))
+            self._end(ErrorEvent(str(failed), cause=ErrorCause.BROKEN, interrupted=True))
 
     async def _drop_program(self) -> None:
         program = self._session.program
@@ -92,16 +99,19 @@ class OwnTurn:
             self._finish(said)
             return
         if is_init(said):
-            await self._note_effective(said)
+            await self._note_effective(said, effective(said))
+        elif mode := changed_mode(said):
+            # By a plan that was approved, for one.
+            await self._note_effective(said, {**self._session.effective, "permission_mode": mode})
         if said.get("type") == "conversation_reset":
             await self._note_id(str(said.get("new_conversation_id") or self._session.id))
         self._ready += self._translator.events(said)
         if (used := self._calls.usage(said)) is not None:
             self._ready.append(UsageEvent(used))
 
-    async def _note_effective(self, line: Line) -> None:
-        """Report what the program really runs with, whenever it changes (S24)."""
-        session, found = self._session, effective(line)
+    async def _note_effective(self, line: Line, found: dict[str, str]) -> None:
+        """Report what the program really runs with, whenever it changes (S24, B07)."""
+        session = self._session
         session_id = str(line.get("session_id") or session.id)
         if found != session.effective or session_id != session.id:
             session.effective, session.id = found, session_id
@@ -208,8 +218,12 @@ class OwnTurn:
             async with asyncio.timeout(wait_s):
                 while not (begun and self._speech.begun):
                     said = await self._speech.next()
-                    if said is None or isinstance(said, ResultEvent | ErrorEvent):
-                        return said is not None
+                    if said is None:
+                        return False
+                    if isinstance(said, ResultEvent | ErrorEvent):
+                        if said.usage is not None:
+                            self._turn.report_usage(said.usage)  # an interrupted turn was paid for too (L08)
+                        return True
         except TimeoutError:
             return False
         return True
@@ -241,7 +255,7 @@ class ClaudeTurn(OwnTurn):
                 self._was_sent = session.begun = True
                 await started.send(self._text, self._uuid)
             elif session.program is None:
-                self._end(ErrorEvent(_TERMINATED, interrupted=True))
+                self._end(ErrorEvent(_TERMINATED, cause=ErrorCause.BROKEN, interrupted=True))
             elif (said := await self._speech.next()) is not None:
                 await self._take(said)
             elif (program := session.program) is not None:
@@ -273,13 +287,13 @@ class ClaudeTurn(OwnTurn):
         """End what is left of the program, then begin anew if that is harmless, else end the turn with the failure."""
         session = self._session
         if session.program is None and self._was_sent:
-            self._end(ErrorEvent(_TERMINATED, interrupted=True))
+            self._end(ErrorEvent(_TERMINATED, cause=ErrorCause.BROKEN, interrupted=True))
             return
         await self._drop_program()
         begun = self._speech.begun
         if begun or _GONE not in failed.stderr:
             hint = "; the conversation goes on with the next prompt" if begun else ""
-            self._end(ErrorEvent(f"{failed}{hint}", interrupted=begun))
+            self._end(ErrorEvent(f"{failed}{hint}", cause=ErrorCause.BROKEN, interrupted=begun))
         elif session.answered:
             self._end(
                 ErrorEvent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,15 @@ BUILT_IN = (*DIRECTORY_TOOLS, TODO_TOOL)
 GUARDS: Mapping[str, Any] = {"write_file": True, "edit_file": True, "run_command": True}
 """What waits for a person unless the options say otherwise."""
 SUMMARISE_AT = 150_000
+START_LIMIT = "start_timeout_s"
+"""The option of an MCP server that says how many seconds it may take to start."""
+START_LIMIT_S = 30.0
 MAX_RUNS = 100
 PROMPT = (
     "You are a careful assistant that works in one directory, through the tools you are given. "
     "Some calls wait for a person to approve, change or reject them; accept what they decide."
 )
+WORKER_PROMPT = "Do the task that you are given and answer with its result: nobody can be asked."
 LIMITS = (
     "request_limit",
     "tool_calls_limit",
@@ -92,6 +97,11 @@ def _servers(value: object) -> dict[str, Any]:
     for server, given in servers.items():
         if ("command" in given) == ("url" in given):
             raise ValueError(f"{server!r} must have either a command (with args) or a url")
+        limit_s = given.get(START_LIMIT, START_LIMIT_S)
+        if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not 0 < limit_s < math.inf:
+            raise ValueError(
+                f"{server!r}: {START_LIMIT} is {limit_s!r}; it must be a number of seconds above 0"
+            )
     return servers
 
 
@@ -178,3 +188,16 @@ def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     agent = {key: given.pop(key) for key in tuple(given) if key in _OF_EVERY_AGENT}
     marker = given.pop("env_marker", None)
     return ModelOptions(agent=AgentSpec(name="session", **agent), marker=marker, **given)
+
+
+def model_worker_options(
+    options: Mapping[str, object], opening: str | None, *, retried: bool
+) -> dict[str, object]:
+    """Return the options of a pool's worker; see `Backend.worker_options`."""
+    found = dict(options)
+    if opening is not None:
+        found["system_prompt"] = f"{opening}\n\n{found.get('system_prompt', WORKER_PROMPT)}"
+    settings = found.get("settings", {})
+    if retried and isinstance(settings, Mapping):
+        found["settings"] = {"max_retries": 0, **settings}
+    return found

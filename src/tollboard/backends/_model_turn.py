@@ -18,13 +18,14 @@ from pydantic_ai.messages import ModelResponse, TextPart
 
 from tollboard.backends._directory_tools import DirectoryTools
 from tollboard.backends._model_agent import Todo, Toolbox, definition_of, todos_text
+from tollboard.backends._model_failures import error_cause, retry_after_s
 from tollboard.backends._model_options import ModelOptions
 from tollboard.backends._process import end_processes
 from tollboard.clock import SystemClock
 from tollboard.errors import InvalidDecision
 from tollboard.runtime.approval import ApprovalRequest, Edit, Reject
 from tollboard.runtime.backend import ProcessReport, Turn
-from tollboard.runtime.event import ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
+from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
 from tollboard.runtime.memory import Memory
 from tollboard.subagents.events import SubAgentEvent
 from tollboard.subagents.journal import RunJournal
@@ -72,7 +73,7 @@ class Conversation:
         await asyncio.gather(*(self._end(working) for working in self._left))
         report = await self._directory.close()
         if self._toolbox.servers:
-            closing = [asyncio.create_task(server.client.close()) for server in self._toolbox.servers]
+            closing = [asyncio.create_task(server.close()) for server in self._toolbox.servers]
             _, slow = await asyncio.wait(closing, timeout=CANCEL_S)
             for task in slow:
                 task.cancel()
@@ -81,6 +82,16 @@ class Conversation:
             report = ProcessReport(report.killed + servers.killed, report.unverified + servers.unverified)
         await self._clients.aclose()
         return report
+
+    async def renew(self, id: str) -> None:
+        """Begin a new conversation under another id: what was said is forgotten, connections and servers stay."""
+        self.id = id
+        self._answered = False
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+        await asyncio.gather(*(self._end(working) for working in self._left))
+        await self._directory.close()
 
     @asynccontextmanager
     async def turn(self, text: str, turn: Turn, memory: Memory) -> AsyncIterator[AsyncGenerator[Event, None]]:
@@ -132,8 +143,12 @@ class Conversation:
     ) -> ResultEvent | ErrorEvent:
         """Run the loop to its end, asking people on the way."""
         loop = await self._ready(memory)
+        cause: ErrorCause | None = None
+        wait_s: float | None = None
         if loop is None:
             return ErrorEvent(GONE.format(id=self.id))
+        for server in self._toolbox.servers:
+            server.begin_turn(lambda message: self._notice("mcp_server", message))
         loop.on_usage = lambda: turn.report_usage(loop.newly())
         try:
             if loop.head.ref == turn.ref:
@@ -146,12 +161,13 @@ class Conversation:
         except Exception as failure:
             # A model's client may raise anything; what the provider says is what a person needs to read.
             outcome = Failed(f"{type(failure).__name__}: {failure}", Cause.MODEL)
+            cause, wait_s = error_cause(failure), retry_after_s(failure)
         usage = loop.newly()
         await events.put(UsageEvent(usage))
         if isinstance(outcome, Completed):
             self._answered = True
             return ResultEvent(outcome.result, usage)
-        return ErrorEvent(_why(outcome), usage)
+        return ErrorEvent(_why(outcome), usage, cause, wait_s)
 
     async def _ready(self, memory: Memory) -> Loop | None:
         """Return the loop, with what is remembered; `None` when that is gone."""

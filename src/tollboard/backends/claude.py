@@ -20,7 +20,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tollboard.backends._claude_options import HERMETIC, ClaudeOptions, login_found, parse_claude_options
+from tollboard.backends._claude_options import (
+    HERMETIC,
+    ClaudeOptions,
+    claude_worker_options,
+    login_found,
+    parse_claude_options,
+)
 from tollboard.backends._claude_stream import Speech, Stream
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
@@ -173,9 +179,20 @@ class ClaudeBackend(Backend[ClaudeSession]):
         return await asyncio.shield(session.ending)
 
     async def reset_session(self, session: ClaudeSession) -> ClaudeSession:
-        """End the program and return a session with the same options under a new id."""
-        await self.terminate_session(session)
-        return ClaudeSession(new_ref(), session.options, begun=False, answered=False)
+        """Return the session with a fresh conversation under a new id; its program stays where its `/clear` allows it.
+
+        A caller that is cancelled leaves the clearing to the next prompt, which waits for it.
+        """
+        await session.settled()
+        session.closing = asyncio.create_task(_clear(session))
+        await session.settled()
+        return session
+
+    def worker_options(
+        self, options: Mapping[str, object], *, opening: str | None, retried: bool
+    ) -> Mapping[str, object]:
+        """Return the options with who the worker is in the system prompt; a retried one's program tries once."""
+        return claude_worker_options(options, opening, retried=retried)
 
     async def check(self) -> Health:
         """Say which program would run and whether a login seems to be there."""
@@ -206,6 +223,16 @@ async def _new_turn(session: ClaudeSession, text: str, turn: Turn) -> ClaudeTurn
     from tollboard.backends._claude_turn import ClaudeTurn
 
     return ClaudeTurn(session, text, turn)
+
+
+async def _clear(session: ClaudeSession) -> None:
+    if session.program is None:
+        session.id, session.begun, session.effective = new_ref(), False, {}
+        session.answered = session.reported = False
+        return
+    from tollboard.backends._claude_clear import clear  # the SDK is imported: a program runs
+
+    await clear(session)
 
 
 async def _terminate(session: ClaudeSession, earlier: asyncio.Task[ProcessReport] | None) -> ProcessReport:

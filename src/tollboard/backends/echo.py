@@ -37,6 +37,7 @@ class EchoBackend(Backend[EchoSession]):
     """
 
     name: ClassVar[str] = "echo"
+    remembers: ClassVar[bool] = False
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option."""

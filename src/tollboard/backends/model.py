@@ -14,7 +14,12 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from tollboard.backends._model_options import ModelOptions, check_model_option, parse_model_options
+from tollboard.backends._model_options import (
+    ModelOptions,
+    check_model_option,
+    model_worker_options,
+    parse_model_options,
+)
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -103,11 +108,19 @@ class ModelBackend(Backend[ModelSession]):
         return await asyncio.shield(session.closing)
 
     async def reset_session(self, session: ModelSession) -> ModelSession:
-        """Return a session with the same options and a fresh conversation."""
-        await self.terminate_session(session)
-        fresh = ModelSession(f"model-{new_ref()}", session.options, answered=False)
-        await _open(fresh)
-        return fresh
+        """Return the session with a fresh conversation under another id; its connections and MCP servers stay."""
+        session.id = f"model-{new_ref()}"
+        session.answered = session.reported = False
+        session.own = DictMemory()
+        if session.conversation is not None:
+            await session.conversation.renew(session.id)
+        return session
+
+    def worker_options(
+        self, options: Mapping[str, object], *, opening: str | None, retried: bool
+    ) -> Mapping[str, object]:
+        """Return the options with who the worker is in the system prompt; a retried one's client tries once."""
+        return model_worker_options(options, opening, retried=retried)
 
     async def check(self) -> Health:
         """Say whether Pydantic AI is there; keys belong to sessions."""

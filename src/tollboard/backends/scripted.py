@@ -73,6 +73,7 @@ class ScriptedBackend(Backend[ScriptedSession]):
     """Play a script; options: `script` (see the top of this file) and `repeat`."""
 
     name: ClassVar[str] = "scripted"
+    remembers: ClassVar[bool] = False
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, or a script that cannot be played."""

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from os import PathLike
 from typing import Any, cast
 
 from tollboard.daemon.config import absolute
 from tollboard.errors import Overloaded, RateLimited, TollboardError
-from tollboard.fleet.pools.board import (
-    DEFAULT_MAX_QUEUED,
-    DEFAULT_STRATEGY,
-    MAX_RESULTS_PAGE,
-    MAX_TASKS,
-    PoolBoard,
-    Size,
-    note_accepted,
-)
+from tollboard.fleet.board import DEFAULT_BACKEND
+from tollboard.fleet.pools.board import MAX_RESULTS_PAGE, MAX_TASKS, PoolBoard, Size, note_accepted, split
 from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
+from tollboard.pool.role import Role
 
 Call = Callable[..., Awaitable[Any]]
 MAX_BATCH_BYTES = 1024 * 1024
@@ -37,34 +32,20 @@ class PoolClient:
         self._call = call
 
     async def start(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`. A relative path is this process's, not the daemon's."""
-        real = absolute(path)
-        view = await self._call(
-            "pool_start", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
-            rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,
-            options=options,
-        )  # fmt: skip
-        return cast("PoolView", view)
+        given = _start_arguments(size, path, backend, asked)
+        return cast("PoolView", await self._call("pool_start", name=name, **given))
 
     async def check(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolSpec:  # fmt: skip
         """See `PoolBoard.check`. A relative path is this process's, not the daemon's."""
-        real = absolute(path)
-        spec = await self._call(
-            "pool_check", name=name, size=_size(size), path=real, backend=backend, role=role, strategy=strategy,
-            rate=rate, burst=burst, min=_size(min), max=_size(max), retries=retries, max_queued=max_queued,
-            options=options,
-        )  # fmt: skip
-        return cast("PoolSpec", spec)
+        given = _start_arguments(size, path, backend, asked)
+        return cast("PoolSpec", await self._call("pool_check", name=name, **given))
 
     async def definition(self, name: str) -> PoolSpec:
         """See `PoolBoard.definition`."""
@@ -152,8 +133,18 @@ async def in_pieces(
             return
 
 
-def _size(size: Size | None) -> object:
-    return dict(size) if isinstance(size, Mapping) else size
+def _start_arguments(
+    size: Size | None, path: str | PathLike[str], backend: str, asked: Mapping[str, object]
+) -> dict[str, object]:
+    """Return what `pool_start` and `pool_check` take over a wire."""
+    settings, options = split(asked)
+    if isinstance(roles := settings.get("roles"), Mapping):
+        settings["roles"] = {
+            name: asdict(role) if isinstance(role, Role) else role for name, role in roles.items()
+        }
+    given = {"size": size, "min": settings.pop("min", None), "max": settings.pop("max", None)}
+    sizes = {key: dict(value) if isinstance(value, Mapping) else value for key, value in given.items()}
+    return {**settings, **sizes, "path": absolute(path), "backend": backend, "options": options}
 
 
 def _plain(task: str | Task) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """The verbs of the manager: what `Switchboard` (in this process) and `Client` (over the daemon's socket) both are.
 
 Same names, arguments, results and errors on both; the operations of HTTP, the CLI and MCP are made from them. Names
-are session names; wherever a name is taken, a session's id is too, which is how a stopped session whose name was used
-again is reached. Seconds everywhere, Unix seconds for points in time.
+are session names; wherever a name is taken, a session's id is too. A stopped session whose name was used again is
+reached, to be read or deleted, by its id or as `NAME@N`: the N-th session that had the name. Seconds everywhere, Unix
+seconds for points in time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from os import PathLike
 from typing import Literal, Protocol
 
+import tollboard.backends as built_in
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -33,8 +35,8 @@ from tollboard.fleet.records import (
 )
 from tollboard.runtime.approval import Decision
 
+DEFAULT_BACKEND = built_in.DEFAULT_BACKEND
 DEFAULT_READER = "me"
-DEFAULT_BACKEND = "claude"
 MAX_PAGE = 200
 """Entries of one transcript or inbox page."""
 MAX_FEED_PAGE = 1_000
@@ -66,11 +68,16 @@ class Board(Protocol):
         Whoever starts several sessions asks for each first. Returns the definition as it would be kept.
         """
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
-        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08)."""
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
+        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08).
 
-    async def status(self, name: str) -> SessionStatus:
-        """Return how a session stands. Raises AgentNotFound."""
+        `unread` is what this reader has not acknowledged, of each session by itself. Raises InvalidName.
+        """
+
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
+        """Return how a session stands; `unread` is this reader's. Raises AgentNotFound, InvalidName."""
 
     async def definition(self, name: str) -> SessionDefinition:
         """Return what a session was started with. Raises AgentNotFound."""

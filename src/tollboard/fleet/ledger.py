@@ -101,6 +101,9 @@ class Ledger(Protocol):
     async def find_session(self, name_or_id: str) -> SessionRecord | None:
         """Return the live session of that name, else the one stopped last, else the one with that id."""
 
+    async def named(self, name: str | None = None) -> Sequence[tuple[str, str]]:
+        """Return the id and name of all sessions, or of those that have had this name, in the order of their start."""
+
     # -- requests and history
     async def request(self, ref: str) -> StoredRequest | None:
         """Return one request."""

@@ -174,7 +174,9 @@ def _inbox_session(
 ) -> InboxSession:
     summary = summaries.get(unread.session_id) or _no_summary(unread.session, unread.turns)
     now = acked.get(unread.session_id, unread.cursor)
-    return InboxSession(unread.session, unread.turns - unread.cursor, unread.cursor, now, summary)
+    return InboxSession(
+        unread.session, unread.turns - unread.cursor, unread.cursor, now, summary, unread.session_id
+    )
 
 
 def _no_summary(session: str, turns: int) -> Summary:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from tollboard.runtime import outcome
 from tollboard.runtime.approval import ApprovalKind
 from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
@@ -108,6 +109,10 @@ class SessionStatus:
     problem: str | None
     background: tuple[BackgroundTask, ...] = ()
     """What runs beside its turns, commands and sub-agents, each with the time it began."""
+    unread: int = 0
+    """Turns that the reader who asked has not acknowledged, of this session, whatever others have had its name."""
+    address: str = ""
+    """What names this session now: its name, or `NAME@N` for a stopped one whose name was used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class PollPending:
+class PollPending(outcome.Pending):
     """Queued or in flight."""
 
     receipt: Receipt
@@ -171,7 +176,7 @@ class PollPending:
 
 
 @dataclass(frozen=True, slots=True)
-class PollCompleted:
+class PollCompleted(outcome.Completed):
     """The turn completed."""
 
     receipt: Receipt
@@ -179,9 +184,14 @@ class PollCompleted:
     entry: Entry
     status: Literal["completed"] = "completed"
 
+    @property
+    def response(self) -> Entry:
+        """Return what the turn came to: `text`, `usage`, `duration_s`, as a runtime's response has them."""
+        return self.entry
+
 
 @dataclass(frozen=True, slots=True)
-class PollFailed:
+class PollFailed(outcome.Failed):
     """The request ended without a response. `entry` is `None` if it never became a turn (cancelled, stopped)."""
 
     receipt: Receipt
@@ -227,6 +237,7 @@ class InboxSession:
     acked: int
     """The seq after this call; the same as `cursor` unless `ack` was given."""
     summary: Summary
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
 from tollboard.errors import BackendError, Conflict, Invalid, InvalidFleet
 from tollboard.fleet.board import Board
-from tollboard.fleet.pools.board import PoolBoard
+from tollboard.fleet.pools.board import SETTINGS, PoolBoard
 from tollboard.fleet.pools.records import PoolLife, PoolSpec, PoolView
 from tollboard.fleet.records import Life, SessionDefinition, SessionStatus
 from tollboard.fleetfile.fleet import Fleet
@@ -229,11 +229,11 @@ def _is_scaled(wanted: PoolSpec, running: PoolSpec, differences: tuple[Differenc
 
 def pool_arguments(spec: PoolSpec) -> dict[str, Any]:
     """Return what `PoolBoard.start` takes for a pool like that."""
-    return {
-        "size": dict(spec.size), "path": spec.path, "backend": spec.backend, "strategy": spec.strategy,
-        "rate": spec.rate, "burst": spec.burst, "min": spec.min, "max": spec.max,
-        "retries": spec.retries, "max_queued": spec.max_queued, **spec.options,
-    }  # fmt: skip
+    settings = {key: getattr(spec, key) for key in SETTINGS if key not in ("role", "roles")}
+    asked = {**settings, "path": spec.path, "backend": spec.backend, **spec.options}
+    if not spec.roles:
+        return {"size": dict(spec.size), **asked}
+    return {"roles": {role: asdict(spec.role(role)) for role in spec.size}, **asked}
 
 
 def _compared(running: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[Difference]:

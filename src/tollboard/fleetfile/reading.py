@@ -18,12 +18,15 @@ import tollboard.backends as built_in
 from tollboard.errors import InvalidFleet, TollboardError
 from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.asking import POOL_OURS, ask
+from tollboard.fleet.pools.board import SETTINGS
 from tollboard.fleet.pools.records import PoolSpec
 from tollboard.fleet.records import SessionDefinition
 from tollboard.fleet.roster import BackendDirectory
 from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
 from tollboard.fleetfile.fleet import Fleet
 from tollboard.fleetfile.shared import KINDS, Shared, Table
+from tollboard.pool.opening import options_of
+from tollboard.pool.role import Role
 from tollboard.runtime.options import RESERVED
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -31,7 +34,8 @@ MAX_DEPTH = 40
 """Tables within tables: less than what an operation takes."""
 DEFAULTS, SESSIONS, POOLS = "defaults", "sessions", "pools"
 KNOWN = (DEFAULTS, *KINDS, SESSIONS, POOLS)
-POOL_KEYS = ("strategy", "rate", "burst", "min", "max", "retries", "max_queued")
+POOL_KEYS = tuple(key for key in SETTINGS if key not in ("role", "roles"))
+ROLE_KEYS = ("size", "prompt", "model", "backend")
 PATHS = ("cli_path", "add_dirs")
 """Options that are paths: the daemon works elsewhere, so they are made absolute."""
 _STAND_INS: Mapping[str, Table] = {"model": {"model": "of each session"}}
@@ -163,14 +167,32 @@ class _Reader:
     def _pool(self, name: str, given: Table) -> PoolSpec:
         _check_plain(given)
         rest = self._with_defaults(given)
-        size = _size(rest.pop("size", None), rest.pop("roles", None))
+        size, roles = _size(rest.pop("size", None), rest.pop("roles", None))
         asked = {key: rest.pop(key) for key in POOL_KEYS if key in rest}
         _check_text("strategy", asked.get("strategy", ""))
         backend, path, options = self._split(rest)
         options = self._shared.fill(options)
-        spec = ask(name, size, path=path, backend=backend, options=options, **asked)
-        self._backends.load(backend).check_options(check_options(options, POOL_OURS))
+        if roles is not None:
+            asked["roles"] = {role: self._role(role, table) for role, table in roles.items()}
+        spec = ask(name, size, path=path, backend=backend, asked={**asked, **options})
+        retried = spec.retries > 0
+        for role in spec.size:
+            said = spec.role(role)
+            used = self._backends.load(spec.backend_of(role))
+            own = options_of(role, said, used, options, retried=retried)
+            used.check_options(check_options(own, POOL_OURS))
         return spec
+
+    def _role(self, name: str, given: object) -> Role | int:
+        """Return a role: a number of workers, or a table with what is the role's own."""
+        if isinstance(given, int) and not isinstance(given, bool):
+            return given
+        if not isinstance(given, dict):
+            raise ValueError(f"role {name!r} is {given!r:.60}; it is a number of workers, or a table")
+        own = {key: given[key] for key in ROLE_KEYS if key in given}
+        rest = {key: value for key, value in given.items() if key not in own}
+        model = {"model": own.pop("model")} if "model" in own else {}
+        return Role(**own, options=self._shared.fill({**model, **self._absolute_paths(rest)}))
 
     def _with_defaults(self, given: Table) -> Table:
         """Return a table with what the defaults say where it says nothing.
@@ -190,12 +212,17 @@ class _Reader:
         options = dict(given)
         backend = _check_text("backend", options.pop("backend", DEFAULT_BACKEND))
         path = FleetSettings().check_path(self._absolute(_check_text("path", options.pop("path", "."))))
+        return backend, path, self._absolute_paths(options)
+
+    def _absolute_paths(self, options: Table) -> Table:
+        """Return the options with those that are paths made absolute."""
+        found = dict(options)
         for key in PATHS:
             if isinstance(value := options.get(key), str):
-                options[key] = self._absolute(value)
+                found[key] = self._absolute(value)
             elif isinstance(value, list):
-                options[key] = [self._absolute(item) if isinstance(item, str) else item for item in value]
-        return backend, path, options
+                found[key] = [self._absolute(item) if isinstance(item, str) else item for item in value]
+        return found
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self._directory, os.path.expanduser(path)) if path else path
@@ -207,7 +234,7 @@ def _check_text(what: str, value: object) -> str:
     return value
 
 
-def _size(size: object, roles: object) -> int | Table:
+def _size(size: object, roles: object) -> tuple[int | None, Table | None]:
     if (size is None) == (roles is None):
         raise ValueError(
             "say how many workers: size = 4, or for each role, roles = {coder = 1, reviewer = 2}"
@@ -217,10 +244,10 @@ def _size(size: object, roles: object) -> int | Table:
             raise ValueError(
                 f"roles is {roles!r:.60}; it says how many of each, as in {{coder = 1, reviewer = 2}}"
             )
-        return roles
+        return None, roles
     if isinstance(size, bool) or not isinstance(size, int):
         raise ValueError(f"size is {size!r:.60}; it must be a whole number")
-    return size
+    return size, None
 
 
 def _check_plain(table: Table) -> None:

@@ -94,8 +94,10 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+NAMES_A_SESSION = NAME_PATTERN.replace("$", "(@[0-9]{1,6})?$")
 Name = Annotated[
-    str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="A session's name, or its id.")
+    str, AfterValidator(check_word), described(pattern=NAMES_A_SESSION),
+    Field(description="A session's name, its id, or NAME@N for the N-th session that had the name."),
 ]  # fmt: skip
 Ref = Annotated[
     str, _names(RequestNotFound, "the ref of a request"), described(maxLength=MAX_WORD),
@@ -139,12 +141,19 @@ class ListSessions(Arguments):
     """See `Board.list_sessions`."""
 
     all: bool = False
+    reader: Reader = DEFAULT_READER
 
 
 class OfSession(Arguments):
     """Names a session."""
 
     name: Name
+
+
+class Status(OfSession):
+    """See `Board.status`."""
+
+    reader: Reader = DEFAULT_READER
 
 
 class Stop(OfSession):

@@ -90,10 +90,11 @@ _add("check_session", SEND, takes.Start, records.SessionDefinition,
      (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
      name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
 _add("list_sessions", READ, takes.ListSessions, tuple[records.SessionStatus, ...],
-     lambda b, a: b.fleet.list_sessions(all=a.all),
-     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
-_add("status", READ, takes.OfSession, records.SessionStatus, lambda b, a: b.fleet.status(a.name),
-     "Say how a session stands.", (e.AgentNotFound,), name="api")  # fmt: skip
+     lambda b, a: b.fleet.list_sessions(all=a.all, reader=a.reader),
+     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", (e.InvalidName,),
+     all=True)  # fmt: skip
+_add("status", READ, takes.Status, records.SessionStatus, lambda b, a: b.fleet.status(a.name, reader=a.reader),
+     "Say how a session stands.", (e.AgentNotFound, e.InvalidName), name="api")  # fmt: skip
 _add("definition", READ, takes.OfSession, records.SessionDefinition, lambda b, a: b.fleet.definition(a.name),
      "Say what a session was started with.", (e.AgentNotFound,), name="api")  # fmt: skip
 _add("stop_session", SEND, takes.Stop, records.StopReport, lambda b, a: b.fleet.stop_session(a.name, drain=a.drain),
@@ -170,17 +171,13 @@ _add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.fle
 # -- pools --------------------------------------------------------------------------------------------------------
 _POOL = (e.PoolNotFound, e.PoolStopped)
 _add("pool_start", SEND, pool_takes.PoolStart, pools.PoolView,
-     lambda b, a: b.pools.start(
-         a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
-         min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
+     lambda b, a: b.pools.start(a.name, a.size, path=a.path, backend=a.backend, **a.asked()),
      "Start a pool of workers that keep working through independent tasks.",
      (e.PoolExists, e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable,
       e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
 _add("pool_check", SEND, pool_takes.PoolStart, pools.PoolSpec,
-     lambda b, a: b.pools.check(
-         a.name, a.size, path=a.path, backend=a.backend, role=a.role, strategy=a.strategy, rate=a.rate, burst=a.burst,
-         min=a.min, max=a.max, retries=a.retries, max_queued=a.max_queued, **a.options),
+     lambda b, a: b.pools.check(a.name, a.size, path=a.path, backend=a.backend, **a.asked()),
      "Say what would keep a pool from being started, and start nothing.",
      (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
      name="reviews", size=4, path="/src/api", backend="echo", strategy="shared_queue")  # fmt: skip
@@ -191,7 +188,7 @@ _add("pool_list", READ, pool_takes.PoolList, tuple[pools.PoolView, ...], lambda 
 _add("pool_status", READ, pool_takes.OfPool, pools.PoolView, lambda b, a: b.pools.status(a.name),
      "Say how a pool stands.", (e.PoolNotFound,), name="reviews")  # fmt: skip
 _add("pool_submit", SEND, pool_takes.PoolSubmit, tuple[pools.Submitted, ...],
-     lambda b, a: b.pools.submit(a.name, [task.task() for task in a.tasks], timeout=a.timeout),
+     lambda b, a: b.pools.submit(a.name, a.given(), timeout=a.timeout),
      "Accept tasks, in order, and answer with a ref for each; they are durable then.",
      (*_POOL, e.InvalidPrompt, e.InvalidOption, e.Overloaded, e.RateLimited, e.Invalid),
      name="reviews", tasks=[{"prompt": "review a.py"}], timeout=30.0)  # fmt: skip

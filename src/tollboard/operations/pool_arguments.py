@@ -7,11 +7,13 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tollboard.errors import InvalidOption
+from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.board import (
     DEFAULT_MAX_QUEUED,
     DEFAULT_STRATEGY,
     MAX_RESULTS_PAGE,
     MAX_TASKS,
+    SETTINGS,
 )
 from tollboard.ids import NAME_PATTERN
 from tollboard.operations.arguments import (
@@ -27,17 +29,15 @@ from tollboard.operations.arguments import (
     described,
 )
 from tollboard.pool.records import Task
+from tollboard.pool.role import Role
 from tollboard.pool.settings import MAX_WORKERS
 
-_START = frozenset(
-    {"self", "name", "size", "path", "backend", "role", "strategy", "rate", "burst", "min", "max", "retries",
-     "max_queued"}
-)  # fmt: skip
+_TAKEN = frozenset({"self", "name", "size", "path", "backend", *SETTINGS})
 
 
 def _options(value: dict[str, object]) -> dict[str, object]:
-    if taken := _START & value.keys():
-        raise InvalidOption(f"{sorted(taken)[0]} is not an option: give it beside the options")
+    if taken := _TAKEN & value.keys():
+        raise InvalidOption(f"{min(taken)} is not an option: give it beside the options")
     return value
 
 
@@ -55,14 +55,32 @@ class OfPool(Arguments):
     name: PoolName
 
 
+class RoleArguments(Arguments):
+    """See `tollboard.pool.role.Role`."""
+
+    size: _Count = 1
+    prompt: PromptText | None = Field(
+        default=None, description="Begins its system prompt: `You are a {role}.`"
+    )
+    model: _Word | None = None
+    backend: _Word | None = None
+    options: JsonObject = Field(default_factory=dict)
+
+
 class PoolStart(Arguments):
     """See `PoolBoard.start`."""
 
     name: Annotated[str, AfterValidator(check_word), described(pattern=NAME_PATTERN)]
-    size: _Size = Field(description="How many workers, or how many of each role.")
+    size: _Size | None = Field(default=None, description="How many workers, or how many of each role.")
     path: Annotated[str, AfterValidator(check_path), described(minLength=1, maxLength=MAX_PATH)]
-    backend: _Word
+    backend: _Word = DEFAULT_BACKEND
     role: _Word | None = None
+    roles: Annotated[dict[_Word, RoleArguments | _Count], Field(max_length=MAX_WORKERS)] | None = Field(
+        default=None, description="Instead of `size`: what the workers of each role are."
+    )
+    conversation: _Word = Field(default="fresh", description="`fresh` for each task, or `kept`.")
+    recycle_turns: int | None = None
+    recycle_tokens: int | None = None
     strategy: _Word = DEFAULT_STRATEGY
     rate: float | _Word | None = Field(
         default=None, description="Submissions: per second, or such as `90/min`."
@@ -75,6 +93,16 @@ class PoolStart(Arguments):
     options: Annotated[JsonObject, AfterValidator(_options)] = Field(
         default_factory=dict, description="The backend's own options and the runtime's, for every worker."
     )
+
+    def asked(self) -> dict[str, object]:
+        """Return the settings and the options, as a board takes them."""
+        settings: dict[str, object] = {name: getattr(self, name) for name in SETTINGS}
+        if self.roles is not None:
+            settings["roles"] = {
+                name: Role(**dict(role)) if isinstance(role, RoleArguments) else role
+                for name, role in self.roles.items()
+            }
+        return {**settings, **self.options}
 
 
 class PoolList(Arguments):
@@ -98,11 +126,15 @@ class TaskArguments(Arguments):
 class PoolSubmit(OfPool):
     """See `PoolBoard.submit`."""
 
-    tasks: Annotated[list[TaskArguments], described(minItems=1), Field(max_length=MAX_TASKS)]
+    tasks: Annotated[list[PromptText | TaskArguments], described(minItems=1), Field(max_length=MAX_TASKS)]
     timeout: Seconds | None = Field(
         default=None,
         description="Accept as many as there is room for, after at most that many seconds; else all, however long.",
     )
+
+    def given(self) -> list[str | Task]:
+        """Return the tasks as the pool takes them."""
+        return [task.task() if isinstance(task, TaskArguments) else task for task in self.tasks]
 
 
 class PoolWait(OfPool):

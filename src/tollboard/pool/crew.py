@@ -19,12 +19,13 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from tollboard.clock import Clock
+from tollboard.clock import Clock, Timer
 from tollboard.errors import PoolStopped, TollboardError
 from tollboard.pool import telemetry as events
 from tollboard.pool.admission import Admission
 from tollboard.pool.dispatch import Strategy
 from tollboard.pool.lifecycle import Lifecycle, StartWorker
+from tollboard.pool.retrying import pause_s
 from tollboard.pool.scaling import Autoscaler
 from tollboard.pool.task import WAITING, WITH_WORKER, Place, PoolTask
 from tollboard.pool.worker import Slot, Worker
@@ -77,9 +78,15 @@ class Crew:
         self.idle: dict[Worker, None] = {}
         """Those of `workers` without a task; the one that has been idle longest comes first (E40)."""
         self.unassigned: deque[PoolTask] = deque()
+        self.paused_tasks: dict[PoolTask, Timer] = {}
+        """Those that wait for their next attempt, until their provider has had a pause."""
         self.waiting = 0
         self.scaler: Autoscaler | None = None
         self.problem: str | None = None
+        self.notice: str | None = None
+        """The last thing that a person should know of its workers."""
+        self.replaced = 0
+        """How many workers were replaced because they failed too often."""
         self.closing = False
         self.paused = False
         """No task begins any more; what waits is left where it is."""
@@ -194,18 +201,11 @@ class Crew:
         if isinstance(outcome, Completed):
             worker.task = None
             worker.ok += 1
+            if worker.renewal is not None or worker.failed_in_a_row:
+                _ = worker.note(outcome)
             self.desk.settle(task, outcome)
-        elif worker.goes_on(outcome):
-            worker.task = None
-            task.again()
-            self.unassigned.appendleft(task)
-            self.waiting += 1
-            self.admission.waiting += 1
-            self.admission.waiting_bytes += task.size
         else:
-            worker.task = None
-            worker.failed += 1
-            self.desk.settle(task, outcome)
+            self._failed(worker, task, outcome)
         phase = worker.machine.phase
         if phase is PROCESSING or phase is IDLE:
             self.feed(worker)
@@ -216,6 +216,62 @@ class Crew:
         if self.scaler is not None:
             self.scaler.look()
 
+    def _failed(self, worker: Worker, task: PoolTask, outcome: Failed) -> None:
+        goes_on = worker.goes_on(outcome)
+        worker.task = None
+        spent = worker.note(outcome)
+        if goes_on:
+            self._again(task, outcome)
+        else:
+            worker.failed += 1
+            self.desk.settle(task, outcome)
+        if spent and not (worker.out or self.closing):
+            self._replace(worker, outcome)
+
+    def _again(self, task: PoolTask, outcome: Failed) -> None:
+        """Let a task wait for its next attempt, before anything newer; after a pause if its provider needs one."""
+        pause = pause_s(outcome, task.attempt)
+        if self.telemetry.handlers and task.started_at is not None:
+            counts = {"attempt": float(task.attempt), "pause_s": pause}
+            self._emit(events.TASK_RETRIED, counts, task, reason=outcome.cause or outcome.reason)
+        task.again()
+        self.waiting += 1
+        self.admission.waiting += 1
+        self.admission.waiting_bytes += task.size
+        if pause:
+            self.paused_tasks[task] = self.clock.call_later(pause, lambda: self._resume(task))
+        else:
+            self.unassigned.appendleft(task)
+
+    def _resume(self, task: PoolTask) -> None:
+        """Give a task that has paused to whoever is idle."""
+        del self.paused_tasks[task]
+        if task.place is not WAITING:
+            return  # withdrawn meanwhile
+        self.unassigned.appendleft(task)
+        if self.closing:
+            return
+        self.wake()
+        if not self.workers and not self._has_future():
+            self._fail_waiting()
+
+    def _replace(self, worker: Worker, outcome: Failed) -> None:
+        """Put another worker into the place of one that fails again and again for a reason of its own (P18).
+
+        It does not count as a death: how many are started in this way is bounded by the tasks that failed.
+        """
+        why = outcome.detail or outcome.reason.value
+        times = worker.failed_in_a_row
+        self.notice = (
+            f"worker {worker.name!r} was replaced: it failed {times} times in a row, last with: {why:.200}"
+        )
+        logger.warning("pool %s: worker %s was replaced: it failed too often", self.desk.name, worker.name)
+        self.replaced += 1
+        if self.telemetry.handlers:
+            self.emit_worker(events.WORKER_REPLACED, worker, reason=why)
+        self._retire(worker)
+        self.lifecycle.spawn(worker.slot)
+
     def wake(self) -> None:
         """Let idle workers take what nobody in particular has."""
         while self.unassigned and self.idle:
@@ -223,8 +279,11 @@ class Crew:
 
     def drain(self) -> list[PoolTask]:
         """Return everything that waits, in the order it was submitted, and forget it."""
-        found = [*self.unassigned, *self.strategy.drain()]
+        found = [*self.unassigned, *self.paused_tasks, *self.strategy.drain()]
         self.unassigned.clear()
+        for timer in self.paused_tasks.values():
+            timer.cancel()
+        self.paused_tasks.clear()
         for worker in self.all.values():
             found += self.strategy.lost(worker)
         kept = sorted((task for task in found if task.place is WAITING), key=lambda task: task.index)
@@ -270,7 +329,7 @@ class Crew:
         if grown:
             self.strategy.grown(worker, self.workers)
         if self.telemetry.handlers:
-            self._emit_worker(events.WORKER_STARTED, worker)
+            self.emit_worker(events.WORKER_STARTED, worker)
         self.feed(worker)
 
     def lost(self, worker: Worker, reason: str) -> None:
@@ -283,7 +342,7 @@ class Crew:
         if self.closing:
             return
         if self.telemetry.handlers:
-            self._emit_worker(events.WORKER_LOST, worker, reason=reason)
+            self.emit_worker(events.WORKER_LOST, worker, reason=reason)
         if not worker.retiring:
             self.lifecycle.replace(worker.slot, f"worker {worker.name!r} ended: {reason}")
         self.wake()
@@ -384,12 +443,15 @@ class Crew:
 
     # -- what can be seen ----------------------------------------------------------------------------
 
-    def _emit(self, event: tuple[str, ...], measurements: dict[str, float], task: PoolTask) -> None:
+    def _emit(
+        self, event: tuple[str, ...], measurements: dict[str, float], task: PoolTask, **meta: object
+    ) -> None:
         measurements["waiting"] = self.waiting
-        meta = {"pool": self.desk.name, "role": self.role, "worker": task.worker, "ref": task.ref}
-        self.telemetry.execute(event, measurements, meta)
+        base = {"pool": self.desk.name, "role": self.role, "worker": task.worker, "ref": task.ref}
+        self.telemetry.execute(event, measurements, {**base, **meta})
 
-    def _emit_worker(self, event: tuple[str, ...], worker: Worker, **meta: object) -> None:
+    def emit_worker(self, event: tuple[str, ...], worker: Worker, **meta: object) -> None:
+        """Tell of a worker."""
         base = {"pool": self.desk.name, "role": self.role, "worker": worker.name}
         self.telemetry.execute(event, {"workers": len(self.workers)}, {**base, **meta})
 

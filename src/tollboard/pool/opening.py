@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import BackendError, TollboardError
+from tollboard.pool.conversation import Renewal
 from tollboard.pool.crew import Crew
 from tollboard.pool.desk import TaskDesk
 from tollboard.pool.journal import WorkerJournal
 from tollboard.pool.lifecycle import StartWorker
 from tollboard.pool.records import Backlog
+from tollboard.pool.role import Role
 from tollboard.pool.scaling import Autoscaler
 from tollboard.pool.worker import PoolWorker, Slot, Worker
 from tollboard.runtime.backend import Backend
@@ -49,18 +51,39 @@ class Starting:
 
 
 def starter(
-    desk: TaskDesk, cls: type[PoolWorker], backend: Backend[Any], options: dict[str, object]
+    desk: TaskDesk, cls: type[PoolWorker], backends: Mapping[str, Backend[Any]], options: Mapping[str, object]
 ) -> StartWorker:
-    """Return what starts the agent of one worker. The pool waits on its own results, so the agent keeps none."""
+    """Return what starts the agent of one worker. The pool waits on its own results, so the agent keeps none.
+
+    `backends` are by role.
+    """
+    settings = desk.settings
+    own = {
+        name: options_of(name, role, backends[name], options, retried=settings.retries > 0)
+        for name, role in settings.roles.items()
+    }
 
     async def start_worker(worker: Worker) -> None:
         journal = NullJournal() if desk.journal is None else WorkerJournal(desk.journal, worker)
+        backend = backends[worker.role]
         worker.machine = await desk.runtime.start_agent(
             cls, worker.name, backend=backend, journal=journal, pool_worker=worker, max_results=0,
-            max_queued_bytes=desk.settings.max_queued_bytes, **options,  # type: ignore[arg-type] # the caller's own
+            max_queued_bytes=settings.max_queued_bytes,
+            **own[worker.role],  # type: ignore[arg-type] # the caller's own
         )  # fmt: skip
+        if backend.remembers:
+            worker.renewal = Renewal(worker, settings.conversation, worker.session_options)
+            worker.machine.renew = worker.renewal.renew
 
     return start_worker
+
+
+def options_of(
+    name: str, role: Role, backend: Backend[Any], shared: Mapping[str, object], *, retried: bool
+) -> Mapping[str, object]:
+    """Return the options of a role's workers, the runtime's among them, made of the role's and the pool's."""
+    merged = role.merged(shared, same_backend=role.backend is None)
+    return backend.worker_options(merged, opening=role.opening(name, merged), retried=retried)
 
 
 def make_crews(desk: TaskDesk, start_worker: StartWorker) -> None:

@@ -10,7 +10,7 @@ async with Pool.start(3, role="trivia expert", backend=EchoBackend()) as pool:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from tollboard.pool.dispatch import Strategy
 from tollboard.pool.journal import NullPoolJournal, PoolJournal
 from tollboard.pool.opening import Starting, make_crews, start_all, starter
 from tollboard.pool.records import Backlog, PoolResults, PoolStatus, Submission, Task, TaskResult
+from tollboard.pool.role import Role
 from tollboard.pool.settings import (
     MIB,
     BackendDirectory,
@@ -61,8 +62,10 @@ class Pool:
 
     @staticmethod
     def start(
-        size: Count, *, backend: Backend[Any] | str, backends: BackendDirectory | None = None, name: str | None = None,
-        role: str | None = None, strategy: str | Callable[[], Strategy] = "round_robin",
+        size: Count | None = None, *, backend: Backend[Any] | str | None = None,
+        backends: BackendDirectory | None = None, name: str | None = None, role: str | None = None,
+        roles: Mapping[str, Role | int] | None = None, conversation: str = "fresh", recycle_turns: int | None = None,
+        recycle_tokens: int | None = None, strategy: str | Callable[[], Strategy] = "round_robin",
         rate: float | str | None = None, burst: int | None = None, min: Count | None = None, max: Count | None = None,
         retries: int = 0, max_queued: int = 10_000, max_queued_bytes: int = 64 * MIB, max_results: int = 100_000,
         max_result_bytes: int = 256 * MIB, cooldown_s: float = 5.0, max_restarts: int = 3,
@@ -71,25 +74,34 @@ class Pool:
     ) -> Starting:  # fmt: skip
         """Start a pool: `await` this, or enter it with `async with`, which stops the pool at the end.
 
-        `size` is a number of workers or `{role: number}`. All have started when this returns; if one cannot, those
-        that did are stopped and the error says which (P01). `options` go to every worker: those of AgentOptions to
-        the runtime, the rest to the backend, with `{role}` and `{worker}` in texts filled in.
-        `min` and `max` make each role elastic; `retries` is how often a task is run again whose worker died or
-        whose backend failed; `runtime` shares one, else the pool has its own. `journal`, `backlog` and `first_index`
-        bring a pool back (see `journal.py`).
+        `size` is a number of workers or `{role: number}`; `roles` says more of each role (see `Role`). All have started
+        when this returns; if one cannot, those that did are stopped and the error says which (P01). `backend` is one,
+        or a name among `backends` (default: `claude` and the other built-in ones). `options` go to every worker: those
+        of AgentOptions to the runtime, the rest to the backend, with `{role}` and `{worker}` in texts filled in.
+
+        `conversation` is `"fresh"`, so that no task knows of another, or `"kept"`; then a worker's conversation is
+        recycled when it is too long for the model, after `recycle_turns` turns or `recycle_tokens` tokens (P15).
+        `min` and `max` make each role elastic. `retries` is how often a task is run again that may succeed then: after
+        a lost worker, a timeout, an overload, not after a refusal (P17). `runtime` shares one, else the pool has its
+        own. `journal`, `backlog` and `first_index` bring a pool back (see `journal.py`).
 
         Raises, before anything exists: InvalidOption, InvalidName, UnknownBackend. Then AgentExists, or what the
         backend raises.
         """
         settings = settle_settings(
-            size, name=name, role=role, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
+            size, name=name, role=role, roles=roles, conversation=conversation, recycle_turns=recycle_turns,
+            recycle_tokens=recycle_tokens, strategy=strategy, rate=rate, burst=burst, min=min, max=max, retries=retries,
             max_queued=max_queued, max_queued_bytes=max_queued_bytes, max_results=max_results,
             max_result_bytes=max_result_bytes, cooldown_s=cooldown_s, max_restarts=max_restarts,
             restart_window_s=restart_window_s,
         )  # fmt: skip
         if not (isinstance(worker, type) and issubclass(worker, PoolWorker)):
             raise InvalidOption(f"worker is {worker!r}: it must be a subclass of PoolWorker")
-        found = find_backend(backend, backends)
+        usual = find_backend(backend, backends)
+        found = {
+            one: usual if known.backend is None else find_backend(known.backend, backends)
+            for one, known in settings.roles.items()
+        }
         desk = TaskDesk(settings, runtime or Runtime(), journal)
         make_crews(desk, starter(desk, worker, found, options))
         pool = Pool(desk, own_runtime=runtime is None)
@@ -390,6 +402,8 @@ class Pool:
             rate=self.settings.rate,
             burst=self.settings.burst,
             stopped=self._stopped is not None,
+            replaced=sum(crew.replaced for crew in crews),
+            notice=next((crew.notice for crew in crews if crew.notice), None),
             problem=next((crew.problem for crew in crews if crew.problem and not crew.workers), None),
         )
 

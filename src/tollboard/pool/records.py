@@ -212,6 +212,10 @@ class PoolStatus:
     stopped: bool
     problem: str | None
     """Why a role has no workers left; `None` when all is well."""
+    replaced: int = 0
+    """How many workers were replaced because they failed again and again."""
+    notice: str | None = None
+    """The last thing that a person should know of the workers, such as why one was replaced."""
 
     @property
     def progress(self) -> Progress:

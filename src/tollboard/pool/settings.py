@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tollboard.errors import InvalidOption, InvalidPrompt, UnknownBackend
+from tollboard.errors import InvalidOption, InvalidPrompt
 from tollboard.ids import check_name, new_ref
+from tollboard.pool.conversation import Conversation, ConversationPolicy
 from tollboard.pool.dispatch import Strategy, strategy_named
 from tollboard.pool.rate import parse_rate
 from tollboard.pool.records import Task
+from tollboard.pool.role import DEFAULT_ROLE, Role, check_roles
 from tollboard.runtime.backend import Backend
 
-DEFAULT_ROLE = "worker"
 MAX_WORKERS = 10_000
 MAX_NAME_CHARS = 48
 _NAME_TAIL_CHARS = 10
@@ -36,6 +37,8 @@ class PoolSettings:
 
     name: str
     sizes: Mapping[str, int]
+    roles: Mapping[str, Role]
+    conversation: ConversationPolicy
     make_strategy: Callable[[], Strategy]
     rate: float | None
     burst: int | None
@@ -85,13 +88,15 @@ class PoolSettings:
 
 
 def settle_settings(
-    size: Count, *, name: str | None, role: str | None, strategy: str | Callable[[], Strategy],
+    size: Count | None, *, name: str | None, role: str | None, roles: Mapping[str, Role | int] | None,
+    conversation: str, recycle_turns: int | None, recycle_tokens: int | None, strategy: str | Callable[[], Strategy],
     rate: float | str | None, burst: int | None, min: Count | None, max: Count | None, retries: int, max_queued: int,
     max_queued_bytes: int, max_results: int, max_result_bytes: int, cooldown_s: float, max_restarts: int,
     restart_window_s: float,
 ) -> PoolSettings:  # fmt: skip
     """Return the settings. Raises InvalidOption, InvalidName."""
-    sizes = _sizes(size, role)
+    known = _roles(size, role, roles)
+    sizes = {one: known[one].size for one in known}
     minimum, maximum = _bounds("min", min, sizes), _bounds("max", max, sizes)
     for one, wanted in sizes.items():
         if minimum[one] > maximum[one]:
@@ -118,6 +123,8 @@ def settle_settings(
     return PoolSettings(
         name=_name(name),
         sizes=sizes,
+        roles=known,
+        conversation=_conversation(conversation, recycle_turns, recycle_tokens),
         make_strategy=strategy_named(strategy),
         rate=per_second,
         burst=burst,
@@ -148,31 +155,57 @@ def is_number(value: object, *, at_least: float) -> bool:
     return math.isfinite(value) and value >= at_least
 
 
-def find_backend(backend: Backend[Any] | str, backends: BackendDirectory | None) -> Backend[Any]:
-    """Return the backend that was given, or the one of that name. Raises UnknownBackend."""
+def find_backend(backend: Backend[Any] | str | None, backends: BackendDirectory | None) -> Backend[Any]:
+    """Return the backend that was given, the one of that name, or the default one. Raises UnknownBackend."""
     if isinstance(backend, Backend):
         return backend
-    if isinstance(backend, str) and backends is not None:
-        return backends.load(backend)
-    raise UnknownBackend(
-        f"backend is {backend!r}: pass a Backend, or a name together with backends=tollboard.backends"
-    )
+    from tollboard import backends as built_in
+
+    return (backends or built_in).load(built_in.DEFAULT_BACKEND if backend is None else backend)
 
 
-def _sizes(size: object, role: str | None) -> dict[str, int]:
-    if not isinstance(size, Mapping):
-        return {_check_role(DEFAULT_ROLE if role is None else role): check_count("size", size)}
-    if role is not None:
-        raise InvalidOption(f"role is {role!r} and size names roles too: give one of them")
-    if not size:
-        raise InvalidOption("size names no role: give a number of workers, or {role: number}")
-    return {_check_role(one): check_count(f"the size of role {one!r}", n) for one, n in size.items()}
+def _roles(size: object, role: str | None, roles: object) -> dict[str, Role]:
+    """Return the roles of a pool; how many workers there are may be said in one of three ways."""
+    if roles is not None:
+        if size is not None or role is not None:
+            raise InvalidOption("roles says how many workers there are: leave size and role out")
+        found = check_roles(roles)
+    elif isinstance(size, Mapping):
+        if role is not None:
+            raise InvalidOption(f"role is {role!r} and size names roles too: give one of them")
+        if not size:
+            raise InvalidOption("size names no role: give a number of workers, or {role: number}")
+        found = {
+            _check_role(one): Role(size=check_count(f"the size of role {one!r}", n))
+            for one, n in size.items()
+        }
+    else:
+        found = {_check_role(DEFAULT_ROLE if role is None else role): Role(size=check_count("size", size))}
+    for one, known in found.items():
+        check_count(f"the size of role {one!r}", known.size)
+    return found
 
 
 def _check_role(role: object) -> str:
     if not isinstance(role, str) or not role.strip():
         raise InvalidOption(f"role is {role!r}: it must be text that is not empty")
     return role
+
+
+def _conversation(kind: object, turns: int | None, tokens: int | None) -> ConversationPolicy:
+    try:
+        found = Conversation(str(kind))
+    except ValueError:
+        known = " or ".join(repr(one.value) for one in Conversation)
+        raise InvalidOption(f"conversation is {kind!r}: use {known}") from None
+    for what, value in (("recycle_turns", turns), ("recycle_tokens", tokens)):
+        if value is None:
+            continue
+        if found is not Conversation.KEPT:
+            raise InvalidOption(f"{what} is for a kept conversation: give conversation='kept' too")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidOption(f"{what} is {value!r}: it must be a whole number, 1 or more")
+    return ConversationPolicy(found, turns, tokens)
 
 
 def _bounds(what: str, given: Count | None, sizes: Mapping[str, int]) -> dict[str, int]:

@@ -8,19 +8,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tollboard.pool.records import WorkerState, WorkerStatus
+from tollboard.pool.retrying import FAILURES_IN_A_ROW, GONE, is_the_workers, may_succeed
 from tollboard.pool.task import Place, PoolTask
 from tollboard.runtime.agent import GenAgent
-from tollboard.runtime.results import Completed, Outcome, Reason
+from tollboard.runtime.results import Completed, Outcome
 
 if TYPE_CHECKING:
+    from tollboard.pool.conversation import Renewal
     from tollboard.pool.crew import Crew
     from tollboard.runtime.machine import Machine
-
-GONE = frozenset({Reason.CRASHED, Reason.STOPPED, Reason.DRAINING, Reason.PRE_RUN_FAILED})
-"""The worker is going away; a task that had not begun there moves on."""
-
-RETRIED = GONE | {Reason.BACKEND_ERROR, Reason.STREAM_CRASHED, Reason.NO_TERMINAL_EVENT, Reason.TIMEOUT}
-"""What `retries` is for: the worker died, or its backend failed. A person's decision is never undone by a retry."""
 
 
 class PoolWorker(GenAgent):
@@ -35,12 +31,13 @@ class PoolWorker(GenAgent):
         worker = options.pop("pool_worker")
         assert isinstance(worker, Worker)
         self._worker = worker
-        return {
+        worker.session_options = {
             name: value.replace("{role}", worker.role).replace("{worker}", worker.name)
             if isinstance(value, str)
             else value
             for name, value in options.items()
         }
+        return worker.session_options
 
     def post_run(self) -> None:
         """Tell the pool that somebody halted this agent (E43)."""
@@ -72,8 +69,8 @@ class Worker:
     """What the pool holds of one worker. A strategy may read `name`, `role`, `queue` and `load`."""
 
     __slots__ = (
-        "attempts_before", "crew", "failed", "is_halted", "is_lost", "machine", "name", "ok", "out", "queue",
-        "retiring", "slot", "stopping", "task",
+        "attempts_before", "crew", "failed", "failed_in_a_row", "is_halted", "is_lost", "machine", "name", "ok", "out",
+        "queue", "renewal", "retiring", "session_options", "slot", "stopping", "task",
     )  # fmt: skip
 
     def __init__(self, crew: Crew, slot: Slot, name: str) -> None:
@@ -88,6 +85,12 @@ class Worker:
         """How often its task had been begun when this worker got it."""
         self.ok = 0
         self.failed = 0
+        self.failed_in_a_row = 0
+        """How many turns since its last answer failed for what may be its own reason."""
+        self.session_options: Mapping[str, object] = {}
+        """What its backend's session was started with."""
+        self.renewal: Renewal | None = None
+        """What sees to the conversation of its turns, where the backend remembers them."""
         self.out = True
         """It gets no new tasks: it has not joined yet, or it is halted, retiring or lost."""
         self.is_halted = False
@@ -117,7 +120,19 @@ class Worker:
             return True
         if outcome.reason in GONE and task.attempt == self.attempts_before:
             return True  # the worker went away before the task had begun: it was not run, and is not a retry
-        return outcome.reason in RETRIED and task.attempt <= self.crew.retries
+        if self.renewal is not None and self.renewal.blames_others(outcome):
+            return True  # it had not begun to act, and runs in a conversation of its own next
+        return task.attempt <= self.crew.retries and may_succeed(outcome)
+
+    def note(self, outcome: Outcome) -> bool:
+        """Note how a turn ended; return whether the worker has now failed too often in a row for its own reason."""
+        if self.renewal is not None:
+            self.renewal.ended(outcome)
+        if isinstance(outcome, Completed):
+            self.failed_in_a_row = 0
+        elif is_the_workers(outcome):
+            self.failed_in_a_row += 1
+        return self.failed_in_a_row >= FAILURES_IN_A_ROW
 
     def status(self) -> WorkerStatus:
         """Return how it stands."""

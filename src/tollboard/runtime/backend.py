@@ -110,6 +110,9 @@ class Backend(ABC, Generic[S]):
     """Whether a turn that has asked a person goes on after a restart: `prompt` is called again with the same ref,
     repeats nothing that ran, and asks the same questions under the same ids."""
 
+    remembers: ClassVar[bool] = True
+    """Whether a session's turns know of those before. Where they do not, a fresh conversation costs nothing."""
+
     @abstractmethod
     async def start_session(self, options: Mapping[str, object]) -> S:
         """Return a new session. Called once, before `start_agent` returns.
@@ -156,8 +159,23 @@ class Backend(ABC, Generic[S]):
         raise Unsupported(f"backend {self.name!r} announces no turns of its own")
 
     async def reset_session(self, session: S) -> S:
-        """Return a session with a fresh conversation and the same options; called only between turns."""
+        """Return a session with a fresh conversation and the same options; called only while no prompt runs.
+
+        Nothing that was said in the old conversation reaches a model again. May return the same object; when it is
+        cancelled or fails, it is called again, with the old one. Must be quick: a pool calls it before each task. One
+        that cannot raises Unsupported, and the session is ended and another started in its place.
+        """
         raise Unsupported(f"backend {self.name!r} cannot start a fresh conversation")
+
+    def worker_options(
+        self, options: Mapping[str, object], *, opening: str | None, retried: bool
+    ) -> Mapping[str, object]:
+        """Return the options of a pool's worker, for `start_session`.
+
+        `opening` says who the worker is, such as "You are a reviewer.": it comes first in the system prompt.
+        `retried`: the pool runs failed tasks again, so the provider's client must not try on its own as well.
+        """
+        return options
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for options that `start_session` would refuse, by looking at nothing but them.

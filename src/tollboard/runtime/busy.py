@@ -15,12 +15,12 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tollboard.errors import BackendError, Crash, StoreError
+from tollboard.errors import BackendError, BackendUnavailable, Crash, StoreError
 from tollboard.runtime import callbacks, notifications, telemetry
 from tollboard.runtime.agent import Halt, Next, Prompt, Skip
 from tollboard.runtime.approvals import UNDECIDED, expire_all, expire_unasked
 from tollboard.runtime.callbacks import Begun, Raised
-from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, UsageEvent
+from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, ResultEvent, UsageEvent
 from tollboard.runtime.fold import EventLogOverflow, Fold
 from tollboard.runtime.request import AGENT, ASK, TELL, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
@@ -206,7 +206,8 @@ def _failure(turn: Turn, exc: BaseException) -> Outcome:
             # Else something that the backend awaited was cancelled: its own affair, not the agent's end.
             return turn.ending or Failed(Reason.STREAM_CRASHED, callbacks.describe(exc))
         case BackendError():
-            return Failed(Reason.BACKEND_ERROR, str(exc))
+            missing = isinstance(exc, BackendUnavailable)  # a key or a program: the same again cannot succeed
+            return Failed(Reason.BACKEND_ERROR, str(exc), cause=ErrorCause.REFUSED if missing else None)
         case EventLogOverflow():
             return Failed(Reason.EVENT_OVERFLOW, str(exc))
         case Exception() if not isinstance(exc, Crash):
@@ -252,6 +253,8 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
     if turn.request.origin is AGENT:
         stream = backend.own_turn(machine.session, turn)
     else:
+        if machine.renew is not None:
+            await machine.renew()
         stream = backend.prompt(machine.session, prompt, turn)
     try:
         async for event in stream:
@@ -292,7 +295,11 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
         return Completed(fold.response(terminal, took, machine.provider_session_id))
     if isinstance(terminal, ErrorEvent):
         turn.usage = terminal.usage or turn.usage
-        return Failed(Reason.INTERRUPTED if terminal.interrupted else Reason.BACKEND_ERROR, terminal.message)
+        return Failed(
+            Reason.INTERRUPTED if terminal.interrupted else Reason.BACKEND_ERROR, terminal.message,
+             cause=terminal.cause, retry_after_s=terminal.retry_after_s,
+            acted=fold.acted,
+        )  # fmt: skip
     return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, ClassVar
 
 
@@ -132,13 +133,31 @@ class ResultEvent:
         return 0 if self.text is None else len(self.text)
 
 
+class ErrorCause(StrEnum):
+    """What a failed turn failed for, as far as the backend can tell: whether the same prompt may succeed follows."""
+
+    REFUSED = "refused"
+    """The provider refused the key, the quota, the model or the request: the same again is refused again."""
+    OVERLOADED = "overloaded"
+    """The provider is overloaded, limits the rate, failed, or could not be reached: later it may succeed."""
+    OVERFLOW = "overflow"
+    """The conversation is longer than the model takes: in a new conversation the prompt may succeed."""
+    BROKEN = "broken"
+    """The session's own program or connection failed: another session may succeed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """The failed end of the stream. `message` is for people and may quote the provider."""
+    """The failed end of the stream. `message` is for people and may quote the provider.
+
+    `cause` is `None` where the backend cannot tell; `retry_after_s` is how long the provider asks to wait.
+    """
 
     kind: ClassVar[str] = "error"
     message: str = field(repr=False)
     usage: Usage | None = None
+    cause: ErrorCause | None = None
+    retry_after_s: float | None = None
     interrupted: bool = False
     """Whether what worked on it ended in the middle, rather than that it failed."""
 

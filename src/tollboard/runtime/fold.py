@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from tollboard.runtime.event import TERMINAL, Event, ResultEvent, TextEvent, Usage, UsageEvent
+from tollboard.runtime.event import (
+    TERMINAL,
+    Event,
+    ResultEvent,
+    TextEvent,
+    ToolUseEvent,
+    Usage,
+    UsageEvent,
+)
 from tollboard.runtime.options import AgentOptions, EventLog
 from tollboard.runtime.response import Response
 
@@ -33,6 +41,11 @@ class Fold:
         self._name = ""
         self._pieces: list[str] = []
         self._text_size = 0
+
+    @property
+    def acted(self) -> bool:
+        """Return whether tools were called, as far as the log has it; a log that left things out is taken for yes."""
+        return self._left_out > 0 or any(type(event) is ToolUseEvent for event in self._events)
 
     def add(self, event: Event) -> None:
         """Take the next event. Raises TypeError if it is none, EventLogOverflow in lossless mode."""

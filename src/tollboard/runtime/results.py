@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tollboard.runtime.event import Usage, slot_setters
+from tollboard.runtime import outcome
+from tollboard.runtime.event import ErrorCause, Usage, slot_setters
 from tollboard.runtime.response import Response
 
 
@@ -47,14 +48,14 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(outcome.Pending):
     """Queued or in flight. `position` is 1 for the next in the mailbox, 0 for the one in flight."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class Completed:
+class Completed(outcome.Completed):
     """The turn ended with a response."""
 
     response: Response
@@ -67,13 +68,19 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """The request ended without a response. `detail` is for people; `repr` does not show it (R49)."""
+class Failed(outcome.Failed):
+    """The request ended without a response. `detail` is for people; `repr` does not show it (R49).
+
+    `cause` and `retry_after_s` are the backend's (see `ErrorEvent`). `acted`: tools were called before it failed.
+    """
 
     reason: Reason
     detail: str = field(repr=False, default="")
     usage: Usage | None = field(default=None, compare=False)
     """What was paid for nevertheless, if the backend reported it."""
+    cause: ErrorCause | None = None
+    retry_after_s: float | None = None
+    acted: bool = False
 
 
 Outcome = Completed | Failed

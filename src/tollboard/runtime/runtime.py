@@ -395,7 +395,10 @@ class Runtime:
         return self.registry.get(name).interrupt(ref)
 
     def halt(self, name: str) -> bool:
-        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12)."""
+        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12).
+
+        Never True for an agent that is not halted when it returns: whoever hears of the halt may resume it at once.
+        """
         return self.registry.get(name).halt()
 
     def resume(self, name: str) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.ledger import Commit
-from tollboard.fleet.pools.records import PoolLife, PoolRecord, PoolSpec, TaskRecord, TaskState
+from tollboard.fleet.pools.records import PoolLife, PoolRecord, PoolSpec, RoleSpec, TaskRecord, TaskState
 from tollboard.pool.records import TaskResult, TaskStatus
 from tollboard.runtime.event import Usage
 from tollboard.runtime.results import Reason
@@ -243,8 +244,17 @@ def _spec_json(spec: PoolSpec) -> str:
             "size": dict(spec.size), "path": spec.path, "backend": spec.backend, "strategy": spec.strategy,
             "rate": spec.rate, "burst": spec.burst, "min": _plain(spec.min), "max": _plain(spec.max),
             "retries": spec.retries, "max_queued": spec.max_queued, "options": dict(spec.options),
+            "roles": {role: asdict(said) for role, said in spec.roles.items()}, "conversation": spec.conversation,
+            "recycle_turns": spec.recycle_turns, "recycle_tokens": spec.recycle_tokens,
         }
     )  # fmt: skip
+
+
+def _spec(kept: str) -> PoolSpec:
+    """Return what was kept; what an older version did not keep is as it was then, or as it is usual now."""
+    given = json.loads(kept)
+    roles = {role: RoleSpec(**said) for role, said in given.pop("roles", {}).items()}
+    return PoolSpec(**given, roles=roles)
 
 
 def _plain(sizes: Mapping[str, int] | None) -> dict[str, int] | None:
@@ -254,7 +264,7 @@ def _plain(sizes: Mapping[str, int] | None) -> dict[str, int] | None:
 def _pool_record(row: Row) -> PoolRecord:
     id_, name, spec, life, created_at, created_by, stopped_at, problem, submitted, ok, failed = row
     return PoolRecord(
-        id=id_, name=name, spec=PoolSpec(**json.loads(spec)), life=PoolLife(life), created_at=created_at,
+        id=id_, name=name, spec=_spec(spec), life=PoolLife(life), created_at=created_at,
         created_by=created_by, stopped_at=stopped_at, problem=problem, submitted=submitted, ok=ok, failed=failed,
     )  # fmt: skip
 

@@ -144,6 +144,13 @@ SESSION_BY_NAME = Query(
 )
 """Return the session that has a name now, else the one that was stopped last."""
 
+NAMED = Query(
+    select(sessions.c.id, sessions.c.name)
+    .where(or_(bindparam("name").is_(null()), sessions.c.name == bindparam("name")))
+    .order_by(literal_column("sessions.rowid"))
+)
+"""Return the id and name of all sessions, or of those that have had a name, in the order of their start."""
+
 SESSION_BY_ID = Query(select(*_SESSION).where(sessions.c.id == bindparam("id")))
 """Return the session with an id."""
 

@@ -153,3 +153,8 @@ def feed_item(row: Row) -> FeedItem:
     """Return the feed item of a row."""
     seq, at, session, ref, kind, data = row
     return FeedItem(seq, at, session, ref, kind, json.loads(data))
+
+
+def id_and_name(row: Row) -> tuple[str, str]:
+    """Return a session's id and name."""
+    return str(row[0]), str(row[1])

@@ -134,6 +134,10 @@ class Store:
         found = await self._reader.one(queries.SESSION_BY_NAME, rows.session_record, name=name_or_id)
         return found or await self._reader.one(queries.SESSION_BY_ID, rows.session_record, id=name_or_id)
 
+    async def named(self, name: str | None = None) -> Sequence[tuple[str, str]]:
+        """Return the id and name of all sessions, or of those that have had this name, in the order of their start."""
+        return await self._reader.all(queries.NAMED, rows.id_and_name, name=name)
+
     # -- requests and history
 
     async def request(self, ref: str) -> StoredRequest | None:

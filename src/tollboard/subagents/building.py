@@ -23,13 +23,14 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ToolCallPart
-from pydantic_ai.models import infer_model
+from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import infer_provider_class
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
 from tollboard.errors import BackendUnavailable, InvalidOption
 from tollboard.runtime.approval import ALL_DECISIONS
+from tollboard.subagents.compatible import apart
 from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig
 from tollboard.subagents.task_tool import (
     TASK,
@@ -85,6 +86,10 @@ class Guard(AbstractCapability[Any]):
     ) -> list[ToolDefinition]:
         """Let tools that want approval be asked for by us, so that there is one way to ask."""
         return [_asked_by_us(tool) if tool.kind == UNAPPROVED else tool for tool in tool_defs]
+
+    def get_wrapper_model(self, model: Model) -> Model:
+        """Keep the calls of a message apart, whatever the server calls them."""
+        return apart(model)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         """Take the limits of the tools themselves off too: what is over one of them raises advice in a tool's place."""

@@ -117,11 +117,12 @@ class Calls:
         return tuple(found)
 
     def _question(self, call: Call) -> ActionRequest:
-        display = f"{' › '.join(self._loop.path)}: {call.tool}" if len(self._loop.path) > 1 else ""
+        tool = self._loop.full_name(call.tool)
+        display = f"{' › '.join(self._loop.path)}: {tool}" if len(self._loop.path) > 1 else ""
         return ActionRequest(
             call.question,
             call.id,
-            call.tool,
+            tool,
             call.arguments,
             display,
             call.allowed,
@@ -257,8 +258,9 @@ class Calls:
 
     def _allowed(self, tool: ToolDefinition) -> tuple[str, ...]:
         """Return which decisions the tool waits for, none if it is not guarded; the definition has the last word."""
-        if tool.name in self._definition.interrupt_on:
-            return self._guards.get(tool.name, ())
+        for name in (tool.name, self._loop.full_name(tool.name)):
+            if name in self._definition.interrupt_on:
+                return self._guards.get(name, ())
         return tuple((tool.metadata or {}).get(GUARDED, ()))
 
     async def _ask(self, call: Call, tool: ToolDefinition, allowed: Sequence[str]) -> None:
@@ -314,7 +316,7 @@ class Calls:
         """Return the outcome if the completion tool has run in this step: as it is, or only without an error (A11)."""
         until = self._definition.until
         for call in self._calls.values():
-            if call.tool != until or call.outcome is None:
+            if until not in (call.tool, self._loop.full_name(call.tool)) or call.outcome is None:
                 continue
             if call.outcome.kind == "ok":
                 return Completed(to_text(call.outcome.value), call.outcome.value)

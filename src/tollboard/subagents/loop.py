@@ -160,7 +160,7 @@ class Loop:
         request = ApprovalRequest(call.tool, call.arguments, allowed=call.allowed)
         fit_decision(decision, request)
         if isinstance(decision, Edit) and (why := misfit(decision.arguments, call.schema)):
-            raise InvalidDecision(f"edit: the arguments do not fit {call.tool!r}: {why}")
+            raise InvalidDecision(f"edit: the arguments do not fit {self.full_name(call.tool)!r}: {why}")
 
     async def decide(self, question: str, decision: Decision) -> None:
         """Keep a decision; nothing runs yet. The first one stays: a second is ignored."""
@@ -183,6 +183,12 @@ class Loop:
         for child in self.calls.children.values():
             total = total + child.loop.sum_usage()
         return total
+
+    def full_name(self, tool: str) -> str:
+        """Return how people know a tool whose name was made to fit the provider; any other by its own name."""
+        if isinstance(self.definition, CompiledSubAgent):
+            return tool
+        return self.definition.full_names.get(tool, tool)
 
     def close(self) -> None:
         """Let nothing more happen here, whatever swallowed its cancellation, and end all below. Idempotent."""
@@ -272,7 +278,8 @@ class Loop:
                 self._heard(message)
         if self.show is not None:
             for part in tool_calls(fresh[-1]):
-                await self.show(ToolUseEvent(part.tool_call_id, part.tool_name, arguments_of(part)))
+                tool = self.full_name(part.tool_name)
+                await self.show(ToolUseEvent(part.tool_call_id, tool, arguments_of(part)))
 
     def _outcome(self, result: Any) -> Outcome:
         output = result.output if result is not None else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tollboard.runtime import outcome
 from tollboard.runtime.approval import ALL_DECISIONS
 from tollboard.runtime.event import Usage
 
@@ -65,7 +66,7 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(outcome.Completed):
     """It is done. `extra` is the completion tool's result as a value, when there is such a tool."""
 
     result: str = field(repr=False)
@@ -96,7 +97,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(outcome.Failed):
     """It ended without a result. `halted_by` names the agent in which a halt was raised."""
 
     reason: str

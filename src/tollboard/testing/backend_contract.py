@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from tollboard.backends._process import find_processes
-from tollboard.errors import InvalidOption
+from tollboard.errors import InvalidOption, Unsupported
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
 from tollboard.runtime.backend import Backend, Health, ProcessReport
@@ -96,7 +96,8 @@ class BackendCase:
     """A backend and the prompts that make it do things; `None` leaves out the tests of what it cannot do.
 
     `under_way` waits until the slow prompt is really being worked on. `slow_options` are added for slow turns.
-    `approval` must ask about one call; `edited` are other arguments it could run with.
+    `approval` must ask about one call; `edited` are other arguments it could run with. `recall` answers with what the
+    user has said in the conversation so far.
     """
 
     backend: Backend[Any]
@@ -109,6 +110,7 @@ class BackendCase:
     fail_options: Mapping[str, object] = field(default_factory=dict)
     approval: str | None = None
     edited: Mapping[str, object] = field(default_factory=dict)
+    recall: str | None = None
     fresh: Callable[[], Backend[Any]] | None = None
     """Makes another backend object, as a restarted daemon would; without it the same one resumes."""
 
@@ -259,6 +261,57 @@ class BackendContract:
         assert {session_id for session_id, _ in turn.checkpoints} <= {known}
         await again.terminate_session(session)
         await _nothing_left(marker)
+
+    async def test_a_reset_session_has_a_fresh_conversation(self, case: BackendCase) -> None:
+        """Nothing that was said before reaches the model again, and the conversation has another id (P15)."""
+        async with _session(case) as session:
+            before = (await _plain(case, session)).checkpoints[-1][0]
+            try:
+                session = await case.backend.reset_session(session)
+            except Unsupported:
+                return
+            try:
+                if case.backend.remembers:
+                    assert before not in [id for id, _ in (await _plain(case, session)).checkpoints]
+                    session = await case.backend.reset_session(session)
+                if case.recall is not None:
+                    turn = RecordingTurn()
+                    await run_turn(case.backend, session, case.recall, turn)
+                    assert case.plain not in turn.text, "what was said in the old conversation is still known"
+                    await run_turn(case.backend, session, case.plain, RecordingTurn())
+                    turn = RecordingTurn()
+                    await run_turn(case.backend, session, case.recall, turn)
+                    assert case.plain in turn.text, "the prompt to recall does not show what was said"
+            finally:
+                await case.backend.terminate_session(session)
+
+    async def test_a_reset_that_is_cancelled_leaves_a_session_that_can_be_reset(
+        self, case: BackendCase
+    ) -> None:
+        """An interrupt may come while a pool gives the next task its conversation."""
+        async with _session(case) as session:
+            await _plain(case, session)
+            resetting = asyncio.ensure_future(case.backend.reset_session(session))
+            await asyncio.sleep(0)
+            resetting.cancel()
+            try:
+                await resetting
+            except Unsupported:
+                return
+            except asyncio.CancelledError:
+                pass
+            session = await case.backend.reset_session(session)
+            try:
+                await _plain(case, session)
+            finally:
+                await case.backend.terminate_session(session)
+
+    async def test_a_workers_options_are_options(self, case: BackendCase) -> None:
+        """What a pool makes of the options of a worker can start a session."""
+        given = case.backend.worker_options(
+            {**case.options, "env_marker": _marker()}, opening="You are a tester.", retried=True
+        )
+        await case.backend.terminate_session(await case.backend.start_session(given))
 
     async def test_unknown_options_are_refused(self, case: BackendCase) -> None:
         """The error names the option; nothing was started."""

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Protocol
 
 from tollboard.errors import TollboardError
+from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.fleet.pools.records import PoolDeleted, PoolSpec, PoolView, ResultsPage, Submitted, TaskRecord
 from tollboard.pool.records import Task
 
@@ -19,6 +20,18 @@ MAX_TASKS = 1_000
 """Tasks of one request over a wire; a client splits what is longer."""
 MAX_RESULTS_PAGE = 1_000
 Size = int | Mapping[str, int]
+SETTINGS = (
+    "role", "roles", "conversation", "recycle_turns", "recycle_tokens", "strategy", "rate", "burst", "min", "max",
+    "retries", "max_queued",
+)  # fmt: skip
+"""What a pool can be asked to be besides its size, path and backend; `Pool.start` takes the same. Their defaults are
+those of `asking.ask`. All other keywords are options of the workers."""
+
+
+def split(asked: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the settings of a pool, and the options of its workers."""
+    settings = {key: value for key, value in asked.items() if key in SETTINGS}
+    return settings, {key: value for key, value in asked.items() if key not in SETTINGS}
 
 
 def note_accepted(error: TollboardError, done: int, wanted: int) -> None:
@@ -33,23 +46,20 @@ class PoolBoard(Protocol):
     """Drives the pools of a fleet."""
 
     async def start(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolView:  # fmt: skip
         """Start a pool of workers that work in `path`; all have started when this returns (P01).
 
-        `options` go to every worker, as a session's do to its backend. Workers do not ask: what would need an
+        `asked` are the settings named in `SETTINGS`, as `Pool.start` has them (`roles` may hold mappings too), and
+        options that go to every worker, as a session's do to its backend. Workers do not ask: what would need an
         approval is rejected. Raises PoolExists, InvalidName, InvalidPath, InvalidOption, UnknownBackend,
         BackendError (which worker, and why), StoreError.
         """
 
     async def check(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolSpec:  # fmt: skip
         """Raise what `start` would raise, and start nothing; whether the name is taken does not matter.
 

@@ -13,8 +13,10 @@ from tollboard.fleet.pools.records import PoolRecord, PoolSpec, PoolView
 from tollboard.fleet.roster import MARKER, BackendDirectory
 from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
 from tollboard.pool.journal import PoolJournal
+from tollboard.pool.opening import options_of
 from tollboard.pool.pool import Pool
 from tollboard.pool.records import Backlog, PoolStatus
+from tollboard.pool.role import Role
 from tollboard.runtime.runtime import Runtime
 
 KEPT_RESULTS = 0
@@ -27,6 +29,10 @@ class HostedPool:
     def __init__(self, record: PoolRecord) -> None:
         self.record = record
         self.pool: Pool | None = None
+        self.retry_at: float | None = None
+        """When it is tried again, while it is dead; Unix seconds."""
+        self.retrying: asyncio.Task[None] | None = None
+        """What tries it again, while it is dead."""
         self.scaling = asyncio.Lock()
         self.stopping: asyncio.Task[PoolView] | None = None
 
@@ -40,9 +46,17 @@ class HostedPool:
         """Return its id."""
         return self.record.id
 
+    async def leave(self) -> None:
+        """Try it no more. Returns when nothing is under way; then it has a pool, or will have none."""
+        retrying, self.retrying = self.retrying, None
+        if retrying is not None:
+            retrying.cancel()
+            await asyncio.wait({retrying})
+            self.retry_at = None
+
     def view(self) -> PoolView:
         """Return how it stands."""
-        return view_of(self.record, None if self.pool is None else self.pool.status())
+        return view_of(self.record, None if self.pool is None else self.pool.status(), retry_at=self.retry_at)
 
 
 class Host:
@@ -58,14 +72,19 @@ class Host:
 
     def settle(self, asked: PoolSpec) -> PoolSpec:
         """Return what is asked with its real path. Raises UnknownBackend, InvalidPath, also for what is not allowed."""
-        self.settings.check_backend(asked.backend)
-        _ = self._backends.load(asked.backend)
+        for backend in _backends_of(asked):
+            self.settings.check_backend(backend)
+            _ = self._backends.load(backend)
         return replace(asked, path=self.settings.check_path(asked.path))
 
     async def check(self, asked: PoolSpec) -> PoolSpec:
-        """Raise what the backend would raise if the workers were started, else return what was asked."""
-        own = resolve_references(check_options(asked.options, POOL_OURS), os.environ)
-        await self._backends.load(asked.backend).check_start({**own, "cwd": asked.path})
+        """Raise what a backend would raise if the workers were started, else return what was asked."""
+        for role in asked.size:
+            said = asked.role(role)
+            backend = self._backends.load(asked.backend_of(role))
+            given = options_of(role, said, backend, asked.options, retried=asked.retries > 0)
+            own = check_options(resolve_references(given, os.environ), POOL_OURS)
+            await backend.check_start({**own, "cwd": asked.path})
         return asked
 
     async def open(
@@ -89,14 +108,25 @@ async def start_pool(
 ) -> Pool:  # fmt: skip
     """Start the library's pool for what was asked."""
     return await Pool.start(
-        spec.size, name=name, backend=spec.backend, backends=backends, strategy=spec.strategy, rate=spec.rate,
-        burst=spec.burst, min=spec.min, max=spec.max, retries=spec.retries, max_queued=spec.max_queued,
-        max_results=KEPT_RESULTS, runtime=runtime, journal=journal, backlog=backlog, first_index=first_index,
+        roles={role: _resolved(spec.role(role)) for role in spec.size}, name=name, backend=spec.backend,
+        backends=backends, conversation=spec.conversation, recycle_turns=spec.recycle_turns,
+        recycle_tokens=spec.recycle_tokens, strategy=spec.strategy, rate=spec.rate, burst=spec.burst, min=spec.min,
+        max=spec.max, retries=spec.retries, max_queued=spec.max_queued, max_results=KEPT_RESULTS, runtime=runtime,
+        journal=journal, backlog=backlog, first_index=first_index,
         **options,  # type: ignore[arg-type] # the caller's own, checked by the pool and its backend
     )  # fmt: skip
 
 
-def view_of(record: PoolRecord, now: PoolStatus | None) -> PoolView:
+def _resolved(role: Role) -> Role:
+    return replace(role, options=resolve_references(role.options, os.environ))
+
+
+def _backends_of(spec: PoolSpec) -> list[str]:
+    """Return the backends that its workers need."""
+    return sorted({spec.backend_of(role) for role in spec.size})
+
+
+def view_of(record: PoolRecord, now: PoolStatus | None, *, retry_at: float | None = None) -> PoolView:
     """Return how a pool stands: what the store has counted up to its last start, and since then the pool itself."""
     spec = record.spec
     open_tasks = record.submitted - record.ok - record.failed
@@ -124,6 +154,10 @@ def view_of(record: PoolRecord, now: PoolStatus | None) -> PoolView:
         burst=spec.burst,
         retries=spec.retries,
         max_queued=spec.max_queued,
+        conversation=spec.conversation,
+        replaced=0 if now is None else now.replaced,
+        notice=None if now is None else now.notice,
+        retry_at=retry_at,
         created_at=record.created_at,
         created_by=record.created_by,
         stopped_at=record.stopped_at,

@@ -32,15 +32,9 @@ from tollboard.errors import (
     TimedOut,
     TollboardError,
 )
-from tollboard.fleet.board import MAX_WAIT_S
+from tollboard.fleet.board import DEFAULT_BACKEND, MAX_WAIT_S
 from tollboard.fleet.pools.asking import ask
-from tollboard.fleet.pools.board import (
-    DEFAULT_MAX_QUEUED,
-    DEFAULT_STRATEGY,
-    MAX_RESULTS_PAGE,
-    Size,
-    note_accepted,
-)
+from tollboard.fleet.pools.board import MAX_RESULTS_PAGE, Size, note_accepted
 from tollboard.fleet.pools.hosted import Host, HostedPool, view_of
 from tollboard.fleet.pools.ledger import PoolLedger
 from tollboard.fleet.pools.records import (
@@ -131,6 +125,8 @@ class Pools:
         state = self._state
         if state.tasks:
             await asyncio.wait(tuple(state.tasks), timeout=CLOSE_S)
+        for hosted in state:
+            await hosted.leave()
         live = [hosted.pool for hosted in state if hosted.pool is not None]
         ends = [asyncio.ensure_future(pool.suspend(grace_s=grace_s)) for pool in live]
         if ends:
@@ -168,18 +164,12 @@ class Pools:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`."""
         self._open()
-        asked = ask(
-            name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
-            min=min, max=max, retries=retries, max_queued=max_queued, options=options,
-        )  # fmt: skip
-        spec = self._host.settle(asked)
+        spec = self._host.settle(ask(name, size, path=fspath(path), backend=backend, asked=asked))
         record = PoolRecord(
             id=new_ref(), name=name, spec=spec, life=PoolLife.LIVE, created_at=self._runtime.clock.time(),
             created_by=str(self.caller),
@@ -188,18 +178,14 @@ class Pools:
         return (await self._whole(self._start(record))).view()
 
     async def check(
-        self, name: str, size: Size, *, path: str | PathLike[str], backend: str, role: str | None = None,
-        strategy: str = DEFAULT_STRATEGY, rate: float | str | None = None, burst: int | None = None,
-        min: Size | None = None, max: Size | None = None, retries: int = 0, max_queued: int = DEFAULT_MAX_QUEUED,
-        **options: object,
+        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        **asked: object,
     ) -> PoolSpec:  # fmt: skip
         """See `PoolBoard.check`."""
         self._open()
-        asked = ask(
-            name, size, path=fspath(path), backend=backend, role=role, strategy=strategy, rate=rate, burst=burst,
-            min=min, max=max, retries=retries, max_queued=max_queued, options=options,
-        )  # fmt: skip
-        return await self._host.check(self._host.settle(asked))
+        return await self._host.check(
+            self._host.settle(ask(name, size, path=fspath(path), backend=backend, asked=asked))
+        )
 
     async def definition(self, name: str) -> PoolSpec:
         """See `PoolBoard.definition`."""
@@ -257,6 +243,7 @@ class Pools:
 
     async def _stop(self, hosted: HostedPool) -> PoolView:
         now = self._runtime.clock.time()
+        await hosted.leave()
         if hosted.pool is not None:
             await hosted.pool.stop()
         else:
@@ -377,8 +364,8 @@ class Pools:
     def _live(self, hosted: HostedPool) -> Pool:
         if hosted.pool is None:
             raise PoolStopped(
-                f"pool {hosted.name!r} is dead: {hosted.record.problem}; mend that and restart the daemon, "
-                "or stop the pool"
+                f"pool {hosted.name!r} is dead: {hosted.record.problem}; it is tried again from time to time "
+                "(`tollboard pool status` says when), so fix that and wait, or stop the pool"
             )
         return hosted.pool
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tollboard.pool.records import TaskResult, WorkerStatus
+from tollboard.pool.role import Role
 
 
 class PoolLife(StrEnum):
@@ -19,10 +20,21 @@ class PoolLife(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSpec:
+    """What a role was asked to be besides its size; see `tollboard.pool.role.Role`."""
+
+    prompt: str | None = field(default=None, repr=False)
+    model: str | None = None
+    backend: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
     """What a pool was asked to be. `path` is where its workers work; `size` is by role.
 
-    `min` and `max` are too, both of each role whose size changes by itself; `None` if there is none.
+    `min` and `max` are too, both of each role whose size changes by itself; `None` if there is none. `roles` has those
+    of which more was said than their size.
     """
 
     size: Mapping[str, int]
@@ -35,7 +47,27 @@ class PoolSpec:
     max: Mapping[str, int] | None = None
     retries: int = 0
     max_queued: int
+    roles: Mapping[str, RoleSpec] = field(default_factory=dict)
+    conversation: str = "fresh"
+    recycle_turns: int | None = None
+    recycle_tokens: int | None = None
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    def backend_of(self, role: str) -> str:
+        """Return the backend of a role's workers."""
+        said = self.roles.get(role)
+        return self.backend if said is None or said.backend is None else said.backend
+
+    def role(self, role: str) -> Role:
+        """Return a role as the library takes it."""
+        said = self.roles.get(role, RoleSpec())
+        return Role(
+            size=self.size[role],
+            prompt=said.prompt,
+            model=said.model,
+            backend=said.backend,
+            options=said.options,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +150,13 @@ class PoolView:
     burst: int | None
     retries: int
     max_queued: int
+    conversation: str
+    replaced: int
+    """How many workers were replaced because they failed again and again, since the pool last came to life."""
+    notice: str | None
+    """The last thing that a person should know of its workers."""
+    retry_at: float | None
+    """When a dead pool is tried again."""
     created_at: float
     created_by: str
     stopped_at: float | None

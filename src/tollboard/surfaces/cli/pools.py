@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from tollboard.errors import Invalid
+from tollboard.pool.role import DEFAULT_ROLE
 from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
@@ -18,8 +21,6 @@ from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
     from tollboard.fleet.pools.records import PoolDeleted, PoolView
-
-DEFAULT_ROLE = "worker"
 
 PoolName = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", autocompletion=complete_pool)]
 
@@ -49,7 +50,10 @@ def start(
     size: Annotated[int | None, typer.Option("--size", "-n", metavar="N", help="How many workers.")] = None,
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", "-r", metavar="ROLE=N", help="Workers of a role, instead of --size. Repeatable."),
+        typer.Option(
+            "--role", "-r", metavar="ROLE=N",
+            help="Workers of a role, instead of --size; or JSON with its size, prompt, model, backend, options.",
+        ),
     ] = None,
     path: Annotated[
         Path, typer.Option("--path", "-C", metavar="DIR", parser=given_path, help="Where they work.")
@@ -60,6 +64,18 @@ def start(
     ] = "claude",
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="The provider's model.")
+    ] = None,
+    conversation: Annotated[
+        str,
+        typer.Option(
+            "--conversation", metavar="KIND", help="fresh: one for each task; kept: one for all of a worker's."
+        ),
+    ] = "fresh",
+    recycle_turns: Annotated[
+        int | None, typer.Option("--recycle-turns", metavar="N", help="Renew a kept one after so many turns.")
+    ] = None,
+    recycle_tokens: Annotated[
+        int | None, typer.Option("--recycle-tokens", metavar="N", help="Renew a kept one after so many tokens.")
     ] = None,
     strategy: Annotated[
         str,
@@ -81,7 +97,7 @@ def start(
         int | None, typer.Option("--max", metavar="N", help="Grow to so many workers when tasks wait.")
     ] = None,
     retries: Annotated[
-        int, typer.Option("--retries", metavar="N", help="Run a task again whose worker died, so often.")
+        int, typer.Option("--retries", metavar="N", help="Run a task again that may succeed then, so often.")
     ] = 0,
     max_queued: Annotated[
         int, typer.Option("--max-queued", metavar="N", help="Tasks that may wait; a submission waits for room.")
@@ -101,31 +117,44 @@ def start(
     options = parse_options(option or ())
     if model is not None:
         options["model"] = model
-    wanted = _sizes(size, role or ())
-    view = cli.run(
-        lambda board: board.pools.start(
-            name, wanted, path=path, backend=backend, strategy=strategy, rate=rate, burst=burst, min=minimum,
-            max=maximum, retries=retries, max_queued=max_queued,
-            **options,  # type: ignore[arg-type] # they go by any name
-        )
-    )  # fmt: skip
+    asked: dict[str, object] = {
+        "conversation": conversation, "recycle_turns": recycle_turns, "recycle_tokens": recycle_tokens,
+        "strategy": strategy, "rate": rate, "burst": burst, "min": minimum, "max": maximum, "retries": retries,
+        "max_queued": max_queued, **_size_and_roles(size, role or ()), **options,
+    }  # fmt: skip
+    wanted = cast("int | None", asked.pop("size", None))
+    view = cli.run(lambda board: board.pools.start(name, wanted, path=path, backend=backend, **asked))
     return cli.show(view, _started)
 
 
-def _sizes(size: int | None, roles: Sequence[str]) -> int | Mapping[str, int]:
+def _size_and_roles(size: int | None, roles: Sequence[str]) -> dict[str, object]:
+    """Return what --size and --role say: a number, one role of that size, or each role with its own."""
+    if size is not None and len(roles) == 1 and "=" not in roles[0]:
+        return {"size": size, "role": roles[0]}
     if (size is None) == (not roles):
         raise Invalid("say how many workers: --size N, or --role ROLE=N for each role")
     if size is not None:
-        return size
-    found: dict[str, int] = {}
+        return {"size": size}
+    found: dict[str, object] = {}
     for given in roles:
-        role, _, number = given.partition("=")
-        if not role or not number.isdecimal():
-            raise Invalid(f"{given!r} is not ROLE=N, as in --role reviewer=2")
+        role, _, said = given.partition("=")
         if role in found:
             raise Invalid(f"role {role!r} is given twice")
-        found[role] = int(number)
-    return found
+        found[role] = _role(given, said) if role else _role(given, "")
+    return {"roles": found}
+
+
+def _role(given: str, said: str) -> object:
+    """Return a role: a number of workers, or an object with what is its own."""
+    if said.isdecimal():
+        return int(said)
+    with contextlib.suppress(ValueError):
+        if isinstance(found := json.loads(said), dict):
+            return found
+    raise Invalid(
+        f"{given!r} is not ROLE=N, as in --role reviewer=2, and not ROLE={{...}} with JSON, as in "
+        """--role 'reviewer={"size": 2, "prompt": "You review code."}'"""
+    )
 
 
 def _started(out: Output, view: PoolView) -> None:
@@ -170,8 +199,9 @@ def _print_list(out: Output, views: Sequence[PoolView]) -> None:
         return
     out.table(COLUMNS, [_row(view) for view in views])
     for view in views:
-        if view.problem:
-            out.line(f"! {view.name}: {view.problem}", "yellow")
+        for said in (_problem(out, view), view.notice):
+            if said:
+                out.line(f"! {view.name}: {said}", "yellow")
 
 
 def _row(view: PoolView) -> tuple[Cell | str, ...]:
@@ -217,8 +247,10 @@ def _print_status(out: Output, view: PoolView) -> None:
     state = state_of(view)
     out.field("name", view.name, "bold")
     out.field("state", state.text, state.style)
-    if view.problem:
-        out.field("problem", view.problem, "yellow")
+    if problem := _problem(out, view):
+        out.field("problem", problem, "yellow")
+    if view.notice:
+        out.field("notice", view.notice, "yellow")
     out.field("tasks", f"{view.submitted:,} submitted, {view.running:,} running, {view.queued:,} queued")
     out.field("ended", f"{view.ok:,} done, {view.failed:,} failed")
     out.field("workers", _workers(view))
@@ -228,6 +260,7 @@ def _print_status(out: Output, view: PoolView) -> None:
     if view.rate is not None:
         out.field("rate", f"{view.rate:g}/s, burst {view.burst}")
     out.field("retries", view.retries)
+    out.field("conversation", view.conversation)
     out.field("started", f"{out.time(view.created_at)} by {view.created_by}")
     if view.stopped_at is not None:
         out.field("stopped", out.time(view.stopped_at))
@@ -238,6 +271,12 @@ def _print_status(out: Output, view: PoolView) -> None:
             [(Cell(w.name, "bold"), w.role, w.state.value, str(w.queued), str(w.ok), str(w.failed), w.running or "-")
              for w in view.workers],
         )  # fmt: skip
+
+
+def _problem(out: Output, view: PoolView) -> str | None:
+    if view.problem is None or view.retry_at is None:
+        return view.problem
+    return f"{view.problem}; it is tried again at {out.time(view.retry_at)}"
 
 
 def _roles(size: Mapping[str, int]) -> str:

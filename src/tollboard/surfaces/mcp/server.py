@@ -20,6 +20,7 @@ from mcp.shared.exceptions import MCPError
 import tollboard
 from tollboard import errors
 from tollboard.errors import TollboardError
+from tollboard.fleet.board import DEFAULT_BACKEND
 from tollboard.operations.access import Capability
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import parse_arguments
@@ -46,6 +47,7 @@ NEXT: Mapping[type[TollboardError], str] = {
     errors.Overloaded: "Wait for what is queued, then try again.",
     errors.RateLimited: "Wait that long, then try again.",
     errors.AlreadyDecided: "switchboard_approvals with all=true shows how it ended.",
+    errors.AnswerNeeded: 'Decide it with {"type": "answer", "choose": [LABEL]} or "text", as the person said.',
     errors.StoreError: "Nothing was accepted. Tell the person: `tollboard doctor` says more.",
     errors.DaemonFrozen: "Tell the person. Before you repeat what changes something, see whether it was done.",
     errors.DaemonError: "Try again in a moment; if it stays so, tell the person: `tollboard doctor` says more.",
@@ -165,7 +167,15 @@ class Surface:
         arguments = parse_arguments(tool.operation, given)
         reach.policy.require(tool.operation.needed(arguments))
         if tool.operation.name in ("start_session", "pool_start"):
-            reach.policy.check_start(given.get("backend", "claude"), given["path"], given.get("options", {}))
+            backend, options = given.get("backend", DEFAULT_BACKEND), given.get("options", {})
+            reach.policy.check_start(backend, given["path"], options)
+            for role in (given.get("roles") or {}).values():
+                if isinstance(
+                    role, Mapping
+                ):  # its own backend and options must not reach further than the pool's
+                    model = {} if role.get("model") is None else {"model": role["model"]}
+                    own = {**role.get("options", {}), **model}
+                    reach.policy.check_start(role.get("backend") or backend, given["path"], own)
         if tool.operation.name == "wait":
             return await self._wait(context, reach.boards, given)
         return await tool.operation.run(reach.boards, arguments)

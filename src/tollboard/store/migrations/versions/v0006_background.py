@@ -1,12 +1,12 @@
-"""0005: what a session runs in the background, and why it halted by itself."""
+"""0006: what a session runs in the background, and why it halted by itself."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:

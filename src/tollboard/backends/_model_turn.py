@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -28,6 +29,7 @@ from tollboard.runtime.backend import ProcessReport, Turn
 from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
 from tollboard.runtime.memory import Memory
 from tollboard.subagents.events import SubAgentEvent
+from tollboard.subagents.failures import cause_of, reason_of
 from tollboard.subagents.journal import RunJournal
 from tollboard.subagents.loop import Loop
 from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Interrupted, Outcome
@@ -37,6 +39,13 @@ from tollboard.subagents.subagent import Definition
 QUEUED_EVENTS = 64
 MARKER = "TOLLBOARD_CONVERSATION"
 CANCEL_S = 2.0
+LAZY = (
+    ("client", "beta", "messages"),
+    ("client", "chat", "completions"),
+    ("client", "responses"),
+    ("client", "aio", "models"),
+)
+"""What the clients of the providers import only when it is asked for: up to a second, on the loop at a first prompt."""
 TOLD = {
     "subagent_started": "has begun",
     "subagent_completed": "is done",
@@ -67,6 +76,15 @@ class Conversation:
         """Turns whose tools swallowed their cancellation."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
+
+    def warm(self) -> None:
+        """Import what the clients import at their first request; called on a thread, before there is one."""
+        importlib.import_module("jsonschema")
+        for model in self._toolbox.models.values():
+            for path in LAZY:
+                found: object = model
+                for name in path:
+                    found = getattr(found, name, None)
 
     async def close(self) -> ProcessReport:
         """End commands that still run and MCP servers, and close the connections."""
@@ -160,13 +178,13 @@ class Conversation:
                 outcome = await loop.go()
         except Exception as failure:
             # A model's client may raise anything; what the provider says is what a person needs to read.
-            outcome = Failed(f"{type(failure).__name__}: {failure}", Cause.MODEL)
+            outcome = Failed(reason_of(failure), cause_of(failure))
             cause, wait_s = error_cause(failure), retry_after_s(failure)
         usage = loop.newly()
         await events.put(UsageEvent(usage))
         if isinstance(outcome, Completed):
             self._answered = True
-            return ResultEvent(outcome.result, usage)
+            return ResultEvent(outcome.result, usage, note=outcome.note)
         return ErrorEvent(_why(outcome), usage, cause, wait_s)
 
     async def _ready(self, memory: Memory) -> Loop | None:

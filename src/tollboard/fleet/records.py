@@ -148,6 +148,8 @@ class Entry:
     started_at: float
     completed_at: float
     origin: Origin = Origin.TELL
+    note: str | None = None
+    """What is wrong with an answer that is ok otherwise, such as that its end is missing; `None`: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,8 @@ def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
     """Return status, reason, detail, duration, usage and text as the columns want them."""
     if isinstance(outcome, Completed):
         response = outcome.response
-        return (TurnStatus.OK.value, None, None, duration_s, *usage_values(response.usage), response.text)
+        usage = usage_values(response.usage)
+        return (TurnStatus.OK.value, None, response.note or None, duration_s, *usage, response.text)
     interrupted = outcome.reason is Reason.INTERRUPTED
     status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
     usage = usage_values(outcome.usage)

@@ -95,6 +95,7 @@ def stored_request(row: Row) -> StoredRequest:
             usage=None if usage == _NO_USAGE else Usage(*usage),
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
             origin=Origin(origin),
+            note=None if reason else detail,
         )  # fmt: skip
     ended = ended_at is not None
     state = (

@@ -31,6 +31,7 @@ from pydantic_core import to_jsonable_python
 from tollboard.errors import BackendUnavailable, InvalidOption
 from tollboard.runtime.approval import ALL_DECISIONS
 from tollboard.subagents.compatible import apart
+from tollboard.subagents.hygiene import encodable, why_not_run
 from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig
 from tollboard.subagents.task_tool import (
     TASK,
@@ -94,6 +95,19 @@ class Guard(AbstractCapability[Any]):
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         """Take the limits of the tools themselves off too: what is over one of them raises advice in a tool's place."""
         return _Patient(toolset)
+
+    async def before_tool_validate(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: str | dict[str, Any],
+    ) -> str | dict[str, Any]:
+        """Refuse a call whose arguments could not be kept: what a person is shown is what runs."""
+        if why := why_not_run(args):
+            raise ToolFailed(why)
+        return args
 
     async def on_tool_validate_error(
         self,
@@ -259,8 +273,12 @@ def misfit(arguments: Mapping[str, object], schema: Mapping[str, object] | None)
 
 
 def jsonable(value: object) -> Any:
-    """Return a tool's result as JSON can hold it; what cannot be turned is described."""
-    return to_jsonable_python(value, fallback=repr)
+    """Return a tool's result as JSON can hold it: odd numbers by their names, what cannot be turned described."""
+    try:
+        return encodable(to_jsonable_python(encodable(value), fallback=repr))
+    except (ValueError, RecursionError) as wrong:
+        # Such as one that holds itself, which no text can be made of.
+        return f"(a result of type {type(value).__name__} that cannot be shown: {wrong})"
 
 
 def to_text(value: object) -> str:

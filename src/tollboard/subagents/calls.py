@@ -33,8 +33,9 @@ from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.deeds import account_of, did_something
+from tollboard.subagents.hygiene import encodable
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
-from tollboard.subagents.messages import arguments_of, encodable
+from tollboard.subagents.messages import arguments_of
 from tollboard.subagents.outcome import (
     ENDED,
     ActionRequest,
@@ -291,8 +292,8 @@ class Calls:
         if not isinstance(outcome, Interrupted):
             self._let_go(call, child)
         match outcome:
-            case Completed(result):
-                return CallOutcome("ok", result)
+            case Completed(result, note=note):
+                return CallOutcome("ok", f"{result}\n\n({note})" if note else result)
             case Interrupted():
                 raise ApprovalRequired
             case Failed(reason, Cause.HALTED, by):

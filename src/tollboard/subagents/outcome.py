@@ -72,6 +72,8 @@ class Completed(outcome.Completed):
     result: str = field(repr=False)
     extra: object = field(repr=False, default=None)
     usage: Usage = field(default_factory=Usage)
+    note: str = ""
+    """What a reader has to be told about the result: that it was cut off at its token limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,11 +230,13 @@ class Run:
         except Exception as exc:
             # A model's client may raise anything; the parent goes on, and is told (A07).
             logger.warning("sub-agent %s (%s) failed: %s", self.definition.name, self.id, type(exc).__name__)
-            outcome = Failed(f"{type(exc).__name__}: {exc}", _cause(exc))
+            from tollboard.subagents.failures import cause_of, reason_of
+
+            outcome = Failed(reason_of(exc), cause_of(exc))
         usage = self.loop.total()
         match outcome:
-            case Completed(result, extra):
-                return Completed(result, extra, usage)
+            case Completed(result, extra, note=note):
+                return Completed(result, extra, usage, note)
             case Failed(reason, cause, by):
                 return Failed(reason, cause, by, usage)
         return outcome
@@ -343,14 +345,10 @@ _STATUS: dict[type[Outcome], Status] = {
 }
 
 
-def _cause(exc: Exception) -> Cause:
-    return Cause.LIMIT if type(exc).__name__ == "UsageLimitExceeded" else Cause.MODEL
-
-
 def _plain(outcome: Outcome) -> dict[str, Any] | None:
     match outcome:
-        case Completed(result, extra):
-            return {"result": result, "extra": extra}
+        case Completed(result, extra, note=note):
+            return {"result": result, "extra": extra, "note": note}
         case Failed(reason, cause, by):
             return {"reason": reason, "cause": cause.value, "halted_by": by}
     return None
@@ -360,5 +358,5 @@ def _outcome(plain: dict[str, Any] | None, usage: Usage) -> Outcome | None:
     if plain is None:
         return None
     if "result" in plain:
-        return Completed(plain["result"], plain["extra"], usage)
+        return Completed(plain["result"], plain["extra"], usage, plain.get("note", ""))
     return Failed(plain["reason"], Cause(plain["cause"]), plain["halted_by"], usage)

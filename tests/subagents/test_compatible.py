@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_ai.models.test import TestModel
 
-from tollboard.subagents.compatible import CallsApart, Piece
+from tollboard.subagents.compatible import CallsApart, Piece, apart
 
 TOOLS = ("read_file", "list_files", "read")
 A, B = '{"path": "a"}', '{"path": "b"}'
@@ -177,3 +179,31 @@ def test_l07_whatever_is_left_out_or_repeated_the_calls_are_the_same(
     if repeated and any("{" in text[1:] for _, _, text in expected):
         return  # a piece that looks like a beginning: nobody could tell
     assert put_together(chunks) == expected
+
+
+class Whole(TestModel):
+    """A model that reads answers which are not streamed; it keeps what it was given to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[Any] = []
+
+    def _validate_completion(self, response: Any) -> Any:
+        self.read += response.choices[0].message.tool_calls
+
+
+def whole(**given: Any) -> SimpleNamespace:
+    arguments = given.pop("arguments", None)
+    return SimpleNamespace(**given, function=SimpleNamespace(name="read_file", arguments=arguments))
+
+
+def test_l07_whole_answers_may_lack_ids_and_have_objects_as_arguments() -> None:
+    model: Any = Whole()
+    apart(model)
+    apart(model)
+    calls = [whole(id=None, arguments={"path": "a"}), whole(arguments=A), whole(id=7, arguments=None)]
+    message = SimpleNamespace(tool_calls=calls)
+    model._validate_completion(SimpleNamespace(choices=[SimpleNamespace(message=message)]))
+    assert [(each.id, each.type, each.function.arguments) for each in model.read] == [
+        ("call_0", "function", A), ("call_1", "function", A), ("7", "function", ""),
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ import contextlib
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from pydantic_ai import UsageLimits
@@ -20,8 +21,10 @@ from pydantic_ai.messages import ModelResponse, TextPart
 from tollboard.backends._directory_tools import DirectoryTools
 from tollboard.backends._model_agent import Todo, Toolbox, definition_of, todos_text
 from tollboard.backends._model_failures import error_cause, retry_after_s
+from tollboard.backends._model_news import news_of, public_id
 from tollboard.backends._model_options import ModelOptions
 from tollboard.backends._process import end_processes
+from tollboard.backends._sandbox import Wish, settle
 from tollboard.clock import SystemClock
 from tollboard.errors import InvalidDecision
 from tollboard.runtime.approval import ApprovalRequest, Edit, Reject
@@ -32,9 +35,10 @@ from tollboard.subagents.events import SubAgentEvent
 from tollboard.subagents.failures import cause_of, reason_of
 from tollboard.subagents.journal import RunJournal
 from tollboard.subagents.loop import Loop
-from tollboard.subagents.outcome import ActionRequest, Cause, Completed, Failed, Interrupted, Outcome
+from tollboard.subagents.outcome import ENDED, ActionRequest, Cause, Completed, Failed, Interrupted, Outcome
 from tollboard.subagents.run import Run
 from tollboard.subagents.subagent import Definition
+from tollboard.subagents.tree import Tree
 
 QUEUED_EVENTS = 64
 MARKER = "TOLLBOARD_CONVERSATION"
@@ -66,7 +70,9 @@ class Conversation:
         self._options = options
         self._answered = answered
         marker = options.marker or (MARKER, id)
-        self._directory = DirectoryTools(options.cwd or ".", marker=marker)
+        self._directory = DirectoryTools(
+            options.cwd or ".", marker=marker, private=options.private, pass_env=options.pass_env
+        )
         self._toolbox = Toolbox(options, self._directory, marker, self._note_todos)
         self._definition = definition_of(options, self._toolbox)
         self._clients = AsyncExitStack()
@@ -74,8 +80,25 @@ class Conversation:
         self._loop: Loop | None = None
         self._left: set[asyncio.Task[ResultEvent | ErrorEvent]] = set()
         """Turns whose tools swallowed their cancellation."""
+        self._tree = Tree()
+        """The sub-agents that have not ended."""
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        """The questions that wait for people, by id."""
+        self._turn: Turn | None = None
+        self._ready_to_go = asyncio.Event()
+        """Whether the turn in flight has taken up what is remembered."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
+
+    async def settle_sandbox(self) -> dict[str, str]:
+        """Find the sandbox of the commands; return what `status` is to show. Raises BackendUnavailable if it must."""
+        wish = Wish(self._options.sandbox or self._options.sandbox_default)
+        if wish is Wish.OFF:
+            return {}
+        network = self._options.sandbox_network
+        sandbox = await settle(wish, private=self._options.private, network=network)
+        self._directory.run_in(sandbox)
+        return {"sandbox": "none" if sandbox is None else sandbox.name}
 
     def warm(self) -> None:
         """Import what the clients import at their first request; called on a thread, before there is one."""
@@ -101,6 +124,25 @@ class Conversation:
         await self._clients.aclose()
         return report
 
+    async def cancel_sub_agent(self, id: str) -> bool:
+        """End one sub-agent and all below it; return whether it was there. The one above is told and goes on."""
+        if self._turn is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_S):
+                await self._ready_to_go.wait()
+        run = next((run for key, run in self._tree.runs.items() if public_id(key) == id), None)
+        if run is None or run.status in ENDED:
+            return False
+        run.cancel()
+        if self._loop is not None:
+            left = {request.id for request in self._loop.questions()}
+            for question, asking in tuple(self._asking.items()):
+                if question not in left:
+                    asking.cancel()  # nobody needs the answer any more
+        await run.ended()
+        return True
+
     async def renew(self, id: str) -> None:
         """Begin a new conversation under another id: what was said is forgotten, connections and servers stay."""
         self.id = id
@@ -115,11 +157,13 @@ class Conversation:
     async def turn(self, text: str, turn: Turn, memory: Memory) -> AsyncIterator[AsyncGenerator[Event, None]]:
         """Run a turn; the stream ends after its terminal event. Leaving the block early ends everything it started."""
         events: asyncio.Queue[Event] = asyncio.Queue(QUEUED_EVENTS)
-        self._events = events
+        self._events, self._turn = events, turn
+        self._ready_to_go.clear()
         working = asyncio.create_task(self._work(text, turn, memory, events))
         try:
             yield self._stream(events, working)
         finally:
+            self._ready_to_go.set()
             if not working.done():
                 loop, self._loop = self._loop, None
                 if loop is not None:
@@ -161,6 +205,7 @@ class Conversation:
     ) -> ResultEvent | ErrorEvent:
         """Run the loop to its end, asking people on the way."""
         loop = await self._ready(memory)
+        self._ready_to_go.set()
         cause: ErrorCause | None = None
         wait_s: float | None = None
         if loop is None:
@@ -218,7 +263,11 @@ class Conversation:
         """Put every question to people at once, and keep each answer as it comes."""
         async with asyncio.TaskGroup() as group:
             for request in requests:
-                group.create_task(self._ask_one(loop, turn, request))
+                self._asking[request.id] = group.create_task(self._ask_one(loop, turn, request))
+                self._asking[request.id].add_done_callback(partial(self._asked, request.id))
+
+    def _asked(self, question: str, asking: asyncio.Task[None]) -> None:
+        self._asking.pop(question, None)
 
     async def _ask_one(self, loop: Loop, turn: Turn, request: ActionRequest) -> None:
         decision = await turn.request_approval(
@@ -239,7 +288,8 @@ class Conversation:
     def _make_child(self, loop: Loop, definition: Definition, id: str, instructions: str) -> Run:
         return Run(
             definition, instructions, id=id, path=loop.path, parent=loop.id, memory=self._memory, deps=loop.deps,
-            model=loop.model, limits=loop.limits, clock=SystemClock(), observer=self._heard,
+            model=loop.model, limits=loop.limits, clock=SystemClock(), observer=self._heard, tree=self._tree,
+            nested=True,
         )  # fmt: skip
 
     # -- what is shown
@@ -249,6 +299,10 @@ class Conversation:
             await self._events.put(event)
 
     def _heard(self, event: SubAgentEvent) -> None:
+        """Tell it past the stream, which is closed already when the turn is being ended (A30)."""
+        news = news_of(event, self._tree.runs.get(event.id), self.id)
+        if news is not None and self._turn is not None:
+            self._turn.sub_agent(news)
         if event.kind in TOLD:
             detail = getattr(event, "error", "") or getattr(event, "result", "")
             self._notice("sub-agent", f"{event.name} {TOLD[event.kind]}" + (f": {detail}" if detail else ""))

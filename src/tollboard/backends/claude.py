@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tollboard.backends._claude_options import (
     HERMETIC,
+    PLAIN,
     ClaudeOptions,
+    claude_powers,
     claude_worker_options,
     login_found,
     parse_claude_options,
 )
 from tollboard.backends._claude_stream import Speech, Stream
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
@@ -128,6 +131,11 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     name: ClassVar[str] = "claude"
     extra: ClassVar[str | None] = "claude"
+    plain_options: ClassVar[frozenset[str]] = PLAIN
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return what `Backend.powers` does, and a permission mode in which less is asked."""
+        return claude_powers(options, super().powers(options))
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, BackendUnavailable when `cli_path` is no program."""
@@ -269,7 +277,7 @@ async def _version_of(program: str) -> str:
         process = await asyncio.create_subprocess_exec(
             program,
             "--version",
-            env={**os.environ, **HERMETIC},
+            env={**inherited_by_claude(os.environ), **HERMETIC},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

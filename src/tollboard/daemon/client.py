@@ -22,7 +22,7 @@ from tollboard.daemon.connection import END_TIMEOUT_S, Connection, logger
 from tollboard.daemon.following import follow
 from tollboard.daemon.pool_client import PoolClient
 from tollboard.errors import DaemonError, Denied, Invalid, WireError
-from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PROMPT_BYTES
+from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PAGE, MAX_PROMPT_BYTES
 from tollboard.fleet.checking import checked
 from tollboard.fleet.records import (
     ApprovalRecord,
@@ -40,6 +40,9 @@ from tollboard.fleet.records import (
     SessionDefinition,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
@@ -358,6 +361,25 @@ class Client:
     async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
         """See `Board.approvals`."""
         return cast("tuple[ApprovalRecord, ...]", await self._call("approvals", name=name, all=all))
+
+    @checked
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """See `Board.subagents`."""
+        found = await self._call("subagents", name=name, all=all, limit=limit)
+        return cast("tuple[SubAgentRecord, ...]", found)
+
+    @checked
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """See `Board.subagent_messages`."""
+        found = await self._call("subagent_messages", id=id, after=after, limit=limit)
+        return cast("SubAgentMessages", found)
+
+    @checked
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """See `Board.cancel_subagent`."""
+        return cast("SubAgentCancelled", await self._call("cancel_subagent", id=id))
 
     @checked
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:

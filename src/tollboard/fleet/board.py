@@ -29,6 +29,9 @@ from tollboard.fleet.records import (
     SessionDefinition,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
@@ -181,6 +184,23 @@ class Board(Protocol):
 
     async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
         """Return the approvals that wait, oldest first; with `all` the answered and expired ones too (S14)."""
+
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """Return the sub-agents of a session that have not ended, oldest first (A31).
+
+        With `all` the newest `limit` of those that have ended too. Raises AgentNotFound, Invalid.
+        """
+
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """Return a page of what a sub-agent was told and said, oldest first. Raises SubAgentNotFound, Invalid."""
+
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """End one sub-agent and all below it; the one above is told and goes on (A27, A31).
+
+        One that is unknown, gone or ending is no error: `acted` and `status` say how it is.
+        """
 
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
         """Decide an approval: approve, edit or reject a call, answer or reject a question (S14, B06).

@@ -21,6 +21,8 @@ from tollboard.fleet.records import (
     Life,
     Receipt,
     SessionRecord,
+    SubAgentMessage,
+    SubAgentRecord,
     Summary,
 )
 from tollboard.runtime.journal import Journal
@@ -71,6 +73,9 @@ class SessionJournal(Journal, Protocol):
     """The journal of one session. `turns` is the seq of its newest history entry."""
 
     turns: int
+
+    delegating: set[str]
+    """Refs whose turns may have sub-agents that have not ended; a restart adds those that go on."""
 
     def keyed(self, ref: str, key: str) -> None:
         """Give the next accepted request with this ref an idempotency key; called just before `accepted`."""
@@ -171,6 +176,24 @@ class Ledger(Protocol):
 
     def expire_approvals(self, *, at: float, why: str, keep: Sequence[str] = ()) -> Commit:
         """Expire every pending approval, but not those of the refs to keep."""
+
+    # -- sub-agents
+    async def sub_agents(
+        self, session_id: str, *, every: bool = False, limit: int
+    ) -> Sequence[SubAgentRecord]:
+        """Return the newest sub-agents of a session that have not ended, with `every` all, oldest first."""
+
+    async def sub_agent(self, id: str) -> SubAgentRecord | None:
+        """Return one sub-agent."""
+
+    async def sub_agent_messages(self, id: str, *, after: int, limit: int) -> Sequence[SubAgentMessage]:
+        """Return what a sub-agent said after a number, oldest first."""
+
+    async def delegating(self) -> Sequence[str]:
+        """Return the refs below which sub-agents are left open."""
+
+    def end_sub_agents(self, ref: str, *, at: float, why: str) -> Commit:
+        """End what is left open below a request that was cut off, with its feed items (A30)."""
 
     # -- feed
     def feed(self, item: NewFeedItem) -> None:

@@ -347,10 +347,81 @@ class ApprovalRecord:
     """What is asked; empty for a call."""
 
 
+class SubAgentState(StrEnum):
+    """How a sub-agent of a session stands."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    """It waits for a person's decision."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    """Somebody cancelled it, or the turn it worked for ended first: interrupted, stopped, or with the daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentRecord:
+    """One sub-agent of a session, from the moment it was announced. Texts are cut where they are long."""
+
+    id: str
+    session: str
+    ref: str
+    """The request whose turn it works for."""
+    parent: str | None
+    """The id of the sub-agent that started it; `None` when the session did."""
+    name: str
+    path: str
+    """Where it is in the tree: `session/researcher/reader`, as in approvals."""
+    model: str
+    status: SubAgentState
+    turns: int
+    """How often it called its model."""
+    started_at: float
+    ended_at: float | None
+    duration_s: float | None
+    usage: Usage | None
+    """What it and those below it used; `None` until it has ended, and where nobody knows."""
+    instructions: str = field(repr=False)
+    result: str | None = field(repr=False)
+    error: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentMessage:
+    """One message of a sub-agent, or one tool call: `user`, `assistant`, `tool_use` (its arguments), `tool_result`."""
+
+    number: int
+    at: float
+    role: str
+    text: str = field(repr=False)
+    tool: str = ""
+    call: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentMessages:
+    """What a sub-agent was told and said, oldest first. `next_after` continues; `None` when there is no more now."""
+
+    sub_agent: SubAgentRecord
+    messages: tuple[SubAgentMessage, ...]
+    next_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentCancelled:
+    """Whether a sub-agent was at work and was ended; one that is gone or unknown is no error."""
+
+    id: str
+    acted: bool
+    status: SubAgentState | None
+    """How it stands now; `None` when no sub-agent has that id."""
+
+
 FEED_KINDS = (
     "session.started", "session.stopped", "session.died", "settings", "queued", "cancelled", "turn.started",
     "turn.rejected", "turn.completed", "turn.failed", "text", "tool_use", "tool_result", "notice",
-    "approval.requested", "approval.decided", "background", "halted", "resumed", "missed",
+    "approval.requested", "approval.decided", "subagent.started", "subagent.completed", "subagent.failed",
+    "subagent.cancelled", "background", "halted", "resumed", "missed",
 )  # fmt: skip
 """What a FeedItem can be."""
 

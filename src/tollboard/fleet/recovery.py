@@ -49,6 +49,9 @@ async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
         waiting[request.session_id].append(request)
     asked = await _asked(roster, ledger, records, waiting)
     await _expire_approvals(ledger, tail, records, now, asked)
+    for ref in await ledger.delegating():
+        if ref not in asked:
+            _ = ledger.end_sub_agents(ref, at=now, why=DAEMON_ENDED)
     for record in records:
         roster.add(_settled(ledger, tail, record, waiting[record.id], asked, now))
     await ledger.flush()
@@ -111,11 +114,13 @@ def _settled(
 ) -> LiveSession:  # fmt: skip
     """End what was in flight; return the session with its new history length, and its queue, without an agent."""
     queued: list[Request] = []
+    delegating: set[str] = set()
     turns = record.turns
     for stored in requests:
         if stored.ref in asked:
             request = as_request(stored)
             request.asked = asked[stored.ref]
+            delegating.add(stored.ref)  # its sub-agents go on with it
             queued.insert(0, request)
         elif stored.receipt.state is RequestState.STARTED or stored.origin is Origin.AGENT:
             # A turn of the agent's own ran where the agent ran: it was never a prompt that could be sent again.
@@ -127,7 +132,9 @@ def _settled(
         else:
             queued.append(as_request(stored))
     record = replace(record, turns=turns)
-    session = LiveSession(record, ledger.journal(record), waiting=queued)
+    journal = ledger.journal(record)
+    journal.delegating |= delegating
+    session = LiveSession(record, journal, waiting=queued)
     _note_lost(tail, session, now)
     return session
 

@@ -25,7 +25,7 @@ from typing import Literal, Self
 from tollboard.clock import Clock
 from tollboard.errors import DaemonError, Invalid, StoreError
 from tollboard.fleet import receipts, recovery
-from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE
+from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PAGE
 from tollboard.fleet.checking import checked
 from tollboard.fleet.control import Control
 from tollboard.fleet.ledger import Ledger
@@ -52,6 +52,9 @@ from tollboard.fleet.records import (
     SessionRecord,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
@@ -59,6 +62,7 @@ from tollboard.fleet.records import (
 from tollboard.fleet.roster import BackendDirectory, Roster
 from tollboard.fleet.session_agent import addressed, status_of
 from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
+from tollboard.fleet.sub_agents import SubAgents
 from tollboard.fleet.tail import Tail
 from tollboard.ids import check_name, new_ref
 from tollboard.runtime.approval import Decision
@@ -81,6 +85,7 @@ class Switchboard:
         self, ledger: Ledger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
     ) -> None:
         self.caller = LOCAL
+        self.configures = True
         self.settings = settings
         self._ledger = ledger
         self._runtime = runtime
@@ -92,6 +97,7 @@ class Switchboard:
         self._lifecycle = Lifecycle(self._roster, ledger, runtime, self._tail)
         self._prompts = Prompts(self._roster, ledger, runtime)
         self._control = Control(self._roster, ledger, runtime, self._lifecycle)
+        self._sub_agents = SubAgents(self._roster, ledger, runtime)
         self._state = _State()
 
     @classmethod
@@ -110,11 +116,20 @@ class Switchboard:
             raise
         return board
 
-    def on_behalf_of(self, caller: Caller) -> Switchboard:
-        """Return the same switchboard with another caller, who is recorded with what it does (S27)."""
+    def on_behalf_of(self, caller: Caller, *, configures: bool = True) -> Switchboard:
+        """Return the same switchboard with another caller, who is recorded with what it does (S27).
+
+        One that does not configure may only start sessions with plain options (`FleetSettings.check_powers`).
+        """
         view = copy.copy(self)
         view.caller = caller
+        view.configures = configures
         return view
+
+    def name_of(self, session_id: str) -> str | None:
+        """Return the name of a session of the fleet by its id, `None` if there is none."""
+        found = self._roster.find(session_id) if session_id else None
+        return None if found is None else found.name
 
     async def __aenter__(self) -> Self:
         return self
@@ -211,6 +226,8 @@ class Switchboard:
         self.settings.check_backend(backend)
         self._roster.backend(backend)
         real = self.settings.check_path(path)
+        if not self.configures:
+            self.settings.check_powers(self._roster.backend(backend), real, options)
         check_options(options)
         return SessionDefinition(name, real, backend, dict(options))
 
@@ -416,6 +433,24 @@ class Switchboard:
         session_id = (await self._roster.record(name)).id if name is not None else None
         state = None if all else ApprovalState.PENDING
         return tuple(await self._ledger.approvals(session_id=session_id, state=state))
+
+    @checked
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """See `Board.subagents`."""
+        return await self._sub_agents.list(await self._roster.record(name), all=all, limit=limit)
+
+    @checked
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """See `Board.subagent_messages`."""
+        return await self._sub_agents.messages(id, after=after, limit=limit)
+
+    @checked
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """See `Board.cancel_subagent`."""
+        self._open()
+        return await self._sub_agents.cancel(id)
 
     @checked
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tollboard.errors import ApprovalNotFound, InvalidOption, InvalidPath, RequestNotFound, TollboardError
+from tollboard.errors import (
+    ApprovalNotFound,
+    InvalidOption,
+    InvalidPath,
+    RequestNotFound,
+    SubAgentNotFound,
+    TollboardError,
+)
 from tollboard.fleet.board import (
     DEFAULT_BACKEND,
     DEFAULT_READER,
@@ -104,6 +111,7 @@ Ref = Annotated[
     Field(description="What `send` returned."),
 ]  # fmt: skip
 ApprovalId = Annotated[str, _names(ApprovalNotFound, "the id of an approval"), described(maxLength=MAX_WORD)]
+SubAgentId = Annotated[str, _names(SubAgentNotFound, "the id of a sub-agent"), described(maxLength=MAX_WORD)]
 Reader = Annotated[
     str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="Who reads.")
 ]
@@ -266,6 +274,26 @@ class Approvals(Arguments):
 
     name: Name | None = None
     all: bool = False
+
+
+class SubAgents(OfSession):
+    """See `Board.subagents`."""
+
+    all: bool = False
+    limit: Annotated[int, described(minimum=1, maximum=MAX_PAGE)] = MAX_PAGE
+
+
+class OfSubAgent(Arguments):
+    """Names a sub-agent."""
+
+    id: SubAgentId
+
+
+class SubAgentMessages(OfSubAgent):
+    """See `Board.subagent_messages`."""
+
+    after: FeedNumber = 0
+    limit: Annotated[int, described(minimum=1, maximum=MAX_PAGE)] = MAX_PAGE
 
 
 class Decide(Arguments):

@@ -168,6 +168,19 @@ _add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.fle
      (e.ApprovalNotFound, e.AlreadyDecided, e.InvalidDecision, e.AnswerNeeded),
      approval_id=_REF, decision={"type": "reject", "message": "not on a Friday"})  # fmt: skip
 
+# -- sub-agents ---------------------------------------------------------------------------------------------------
+_add("subagents", READ, takes.SubAgents, tuple[records.SubAgentRecord, ...],
+     lambda b, a: b.fleet.subagents(a.name, all=a.all, limit=a.limit),
+     "List a session's sub-agents that have not ended; with `all` the newest of those that have, too.",
+     (e.AgentNotFound, e.Invalid), name="api", all=True)  # fmt: skip
+_add("subagent_messages", READ, takes.SubAgentMessages, records.SubAgentMessages,
+     lambda b, a: b.fleet.subagent_messages(a.id, after=a.after, limit=a.limit),
+     "Return what a sub-agent was told and said.", (e.SubAgentNotFound, e.Invalid), id=_REF, limit=20)  # fmt: skip
+_add("cancel_subagent", SEND, takes.OfSubAgent, records.SubAgentCancelled,
+     lambda b, a: b.fleet.cancel_subagent(a.id),
+     "End a sub-agent and all below it; the one above is told and goes on. One that is gone is no error.",
+     (), id=_REF)  # fmt: skip
+
 # -- pools --------------------------------------------------------------------------------------------------------
 _POOL = (e.PoolNotFound, e.PoolStopped)
 _add("pool_start", SEND, pool_takes.PoolStart, pools.PoolView,

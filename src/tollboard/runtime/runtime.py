@@ -390,6 +390,11 @@ class Runtime:
         """
         notify(self.registry.get(name), event)
 
+    async def cancel_sub_agent(self, name: str, id: str) -> bool:
+        """End one agent below an agent's turn; return whether it was there. Raises AgentNotFound."""
+        machine = self.registry.get(name)
+        return await machine.backend.cancel_sub_agent(machine.session, id)
+
     def interrupt(self, name: str, *, ref: str | None = None) -> bool:
         """End the turn in flight, only that of `ref` if given; return whether it did (R13, R14)."""
         return self.registry.get(name).interrupt(ref)

@@ -162,6 +162,7 @@ class Calls:
             call.outcome = CallOutcome("failed", encodable(account_of(child.loop)))
             await self._journal.note(call)
             self._let_go(call, child)
+            child.cancelled()
         if given_up:
             await self._loop.save()
         for call in given_up:
@@ -299,7 +300,7 @@ class Calls:
             case Failed(reason, Cause.HALTED, by):
                 raise Halted(reason, by)
             case Failed(_, Cause.CANCELLED):
-                return CallOutcome("failed", CANCELLED)
+                return CallOutcome("failed", _account(child, CANCELLED))
             case Failed(reason):
                 return CallOutcome("failed", _failure(child, reason))
 
@@ -327,7 +328,11 @@ class Calls:
 
 
 def _failure(child: Run, reason: str) -> str:
-    why = f"The sub-agent failed: {reason}"
+    return _account(child, f"The sub-agent failed: {reason}")
+
+
+def _account(child: Run, why: str) -> str:
+    """Return why there is no result, and what it did nevertheless (L09)."""
     return account_of(child.loop, why=f"{why.rstrip('.')}.") if did_something(child.loop) else why
 
 

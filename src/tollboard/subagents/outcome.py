@@ -23,6 +23,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+CANCELLED = "it was cancelled"
 ENDED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
 """The statuses in which nothing more will happen."""
 

@@ -22,6 +22,7 @@ from tollboard.subagents.events import (
 )
 from tollboard.subagents.journal import RunJournal
 from tollboard.subagents.outcome import (
+    CANCELLED,
     ENDED,
     Cause,
     Completed,
@@ -44,7 +45,6 @@ logger = logging.getLogger("tollboard.subagents")
 CANCEL_S = 2.0
 """How long a run may take to end once it was cancelled; then it is given up, and its caller is told."""
 LAST_MESSAGES = 5
-CANCELLED = "it was cancelled"
 
 
 class Run:
@@ -69,7 +69,7 @@ class Run:
         clock: Clock,
         observer: Observer | None = None,
         tree: Tree | None = None,
-        above: Run | None = None,
+        nested: bool = False,
     ) -> None:
         from tollboard.subagents.loop import Loop  # Pydantic AI takes most of a second to import
 
@@ -88,7 +88,8 @@ class Run:
         self._observer = None if definition.suppress_events else observer
         self._observers = observer
         self._tree = tree if tree is not None else Tree()
-        self._above = above
+        self._nested = nested
+        """Whether a `task` call started it."""
         self._began: float | None = None
         self._prompted = False
         self._told = False
@@ -116,7 +117,7 @@ class Run:
         return Run(
             definition, instructions, id=id, path=loop.path, parent=self.id, memory=self._memory, deps=loop.deps,
             model=loop.model, limits=loop.limits, clock=self._clock, observer=self._observers, tree=self._tree,
-            above=self,
+            nested=True,
         )  # fmt: skip
 
     async def load(self) -> bool:
@@ -280,7 +281,7 @@ class Run:
 
     def _forget(self) -> None:
         """Leave nothing behind of a run that a `task` call started (A29): its parent has its usage and its result."""
-        if self._above is not None and self._tree.runs.get(self.id) is self:
+        if self._nested and self._tree.runs.get(self.id) is self:
             self._tree.drop(self.id)
 
     @property
@@ -330,11 +331,11 @@ class Run:
         match outcome:
             case Completed(result, _, usage):
                 self._tell(lambda: SubAgentCompleted(self.id, name, result, took, usage))
-            case Failed(_, Cause.CANCELLED):
-                self._tell(lambda: SubAgentCancelled(self.id, name, tuple(messages), self.turns))
-            case Failed(reason):
+            case Failed(_, Cause.CANCELLED, _, usage):
+                self._tell(lambda: SubAgentCancelled(self.id, name, tuple(messages), self.turns, took, usage))
+            case Failed(reason, _, _, usage):
                 last = tuple(messages[-LAST_MESSAGES:])
-                self._tell(lambda: SubAgentFailed(self.id, name, reason, last, self.turns))
+                self._tell(lambda: SubAgentFailed(self.id, name, reason, last, self.turns, took, usage))
         self._forget()
 
 

@@ -18,6 +18,7 @@ from tollboard.surfaces.cli import (
     reading,
     repl_cmd,
     sessions,
+    sub_agents,
     summaries,
 )
 from tollboard.surfaces.cli.app import app
@@ -39,5 +40,6 @@ __all__ = [
     "reading",
     "repl_cmd",
     "sessions",
+    "sub_agents",
     "summaries",
 ]

@@ -1,12 +1,12 @@
-"""0006: what a session runs in the background, and why it halted by itself."""
+"""0007: what a session runs in the background, and why it halted by itself."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:

@@ -47,8 +47,6 @@ class LiveSession:
     machine: Machine | None = None
     waiting: list[Request] = field(default_factory=list)
     """The queue of a session that is dead; of a living one its machine has it."""
-    notice: str | None = None
-    """Why it halted by itself."""
     stopping: asyncio.Task[StopReport] | None = None
     reviving: asyncio.Task[None] | None = None
 
@@ -126,7 +124,7 @@ class LiveSession:
         agent = agent_status(machine)
         return _status(
             self.record,
-            self.notice,
+            background=machine.background,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
             needs_decision=agent.needs_decision,
@@ -142,7 +140,6 @@ def status_of(
     """Return the status of a session that has no agent: stopped or dead."""
     return _status(
         record,
-        None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
         needs_decision=needs_decision,
@@ -165,7 +162,7 @@ def addressed(
     return replace(status, unread=unread, address=address)
 
 
-def _status(record: SessionRecord, notice: str | None, **now: object) -> SessionStatus:
+def _status(record: SessionRecord, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -179,7 +176,7 @@ def _status(record: SessionRecord, notice: str | None, **now: object) -> Session
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=(*found, *(text for text in (notice, record.problem) if text is not None)),
+        alarms=(*found, *(text for text in (record.notice, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

@@ -24,6 +24,7 @@ from tollboard.backends._claude_events import (
     is_init,
     outcome,
 )
+from tollboard.backends._claude_login import in_vain, our_words, trouble
 from tollboard.backends._claude_program import Program, ProgramFailed
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
@@ -55,12 +56,15 @@ class ClaudeTurn:
         self._sent = False
         self._begun = False
         self._ended = False
+        self._given_up = False
+        """The terminal event is there, and what the program still does is to be ended."""
+        self._key_source = self._refusal = ""
         session.turn = self
 
     async def next_event(self) -> Event | None:
         """Return the next event, `None` after the terminal one."""
         while not self._ready:
-            if self._ended:
+            if self._ended or self._given_up:
                 return None
             await self._advance()
         return self._ready.popleft()
@@ -131,21 +135,27 @@ class ClaudeTurn:
     async def _take(self, line: Line) -> None:
         if is_init(line):
             self._begun = True
+            self._key_source = str(line.get("apiKeySource") or "")
             await self._note_effective(line, effective(line))
         elif mode := changed_mode(line):
             # By a plan that was approved, for one.
             await self._note_effective(line, {**self._session.effective, "permission_mode": mode})
         if line.get("type") == "conversation_reset":
             await self._note_id(str(line.get("new_conversation_id") or self._session.id))
+        if line.get("type") == "assistant":
+            self._refusal = str(line.get("error") or "")
         if line.get("type") != "result":
             self._ready += self._translator.events(line)
+            if (vain := in_vain(line, self._key_source)) is not None:
+                self._given_up = True
+                self._ready += (vain, ErrorEvent(vain.message))
             return
         program = self._session.program
         cost_before = program.cost_usd if program is not None else 0.0
         if program is not None:
             program.note_cost(line)
         if answers(line, self._uuid):
-            self._finish(outcome(line, cost_before))
+            self._finish(self._in_our_words(line, outcome(line, cost_before)))
 
     async def _note_effective(self, line: Line, found: dict[str, str]) -> None:
         """Report what the program really runs with, whenever it changes (S24, B07)."""
@@ -159,6 +169,17 @@ class ClaudeTurn:
         if session_id != self._session.id:
             self._session.id = session_id
             await self._turn.checkpoint(session_id, self._session.effective)
+
+    def _in_our_words(self, line: Line, terminal: ResultEvent | ErrorEvent) -> ResultEvent | ErrorEvent:
+        """Return the end of the turn; where a login or an account is what it lacks, say so and how to get it."""
+        if isinstance(terminal, ResultEvent):
+            return terminal
+        status = line.get("api_error_status")
+        lacks = trouble(self._refusal, status, terminal.message, self._key_source)
+        if lacks is None:
+            return ErrorEvent(our_words(terminal.message), terminal.usage)
+        self._ready.append(lacks)
+        return ErrorEvent(lacks.message, terminal.usage)
 
     def _finish(self, terminal: ResultEvent | ErrorEvent) -> None:
         if isinstance(terminal, ResultEvent):

@@ -49,6 +49,8 @@ class LiveSession:
     """The queue of a session that is dead; of a living one its machine has it."""
     notice: str | None = None
     """Why it halted by itself."""
+    retrying: str | None = None
+    """What the provider did not do yet, and when it is asked again; only while it is so."""
     stopping: asyncio.Task[StopReport] | None = None
     reviving: asyncio.Task[None] | None = None
 
@@ -127,6 +129,7 @@ class LiveSession:
         return _status(
             self.record,
             self.notice,
+            self.retrying,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
             needs_decision=agent.needs_decision,
@@ -143,6 +146,7 @@ def status_of(
     return _status(
         record,
         None,
+        None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
         needs_decision=needs_decision,
@@ -152,7 +156,7 @@ def status_of(
     )
 
 
-def _status(record: SessionRecord, notice: str | None, **now: object) -> SessionStatus:
+def _status(record: SessionRecord, notice: str | None, retrying: str | None, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -166,7 +170,7 @@ def _status(record: SessionRecord, notice: str | None, **now: object) -> Session
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=(*found, *(text for text in (notice, record.problem) if text is not None)),
+        alarms=(*found, *(text for text in (notice, retrying, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

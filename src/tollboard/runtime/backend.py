@@ -8,7 +8,7 @@ conformance suite every backend must pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -147,6 +147,12 @@ class Backend(ABC, Generic[S]):
         Starts nothing. Called before several sessions are started, so that none is when one of them could not be.
         """
         self.check_options(options)
+
+    def login_command(self) -> Sequence[str]:
+        """Return the program that logs a person in, with its arguments. Raises Unsupported, BackendUnavailable."""
+        raise Unsupported(
+            f"backend {self.name!r} has no login of its own; `tollboard doctor` says what it needs"
+        )
 
     async def check(self) -> Health:
         """Say whether this backend could work here (program, login); what `tollboard doctor` shows. Calls no model."""

@@ -302,6 +302,7 @@ async def test_u12_a_queued_request_can_be_withdrawn(fleet: Fleet) -> None:
 async def test_u12_a_cancel_that_could_not_be_written_says_so(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    await fleet.gated.running.wait()
     fleet.fill_disk()
     with pytest.raises(StoreUnavailable):
         await fleet.board.cancel("api", refs[1])
@@ -314,6 +315,8 @@ async def test_u12_a_cancel_that_could_not_be_written_says_so(fleet: Fleet) -> N
 async def test_s23_an_earlier_failure_is_not_blamed_on_a_later_verb(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    # Until its turn has begun, a full disk ends the first request, and the second is in flight instead of queued.
+    await fleet.gated.running.wait()
     fleet.fill_disk()
     fleet.board._tail.write("s", "api", "notice", {})
     with pytest.raises(StoreUnavailable):

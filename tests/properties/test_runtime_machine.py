@@ -289,11 +289,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     def _is_queued(self, ref: str) -> bool:
         machine = self.runtime.whereis(NAME)
-        return (
-            machine is not None
-            and (machine.turn is None or machine.turn.ref != ref)
-            and machine.pending(ref) is not None
-        )
+        return machine is not None and machine.in_flight() != ref and machine.pending(ref) is not None
 
     @rule()
     def halt(self) -> None:

@@ -214,8 +214,10 @@ def _usage(line: Line, cost_before: float) -> Usage:
         value = given.get(name)
         return value if isinstance(value, int) else None
 
+    # It reports what was read from the cache, and what was written to it, apart from the input (L08).
+    read = [tokens(f"{kind}input_tokens") for kind in ("", "cache_read_", "cache_creation_")]
     return Usage(
-        input_tokens=tokens("input_tokens"),
+        input_tokens=None if read[0] is None else sum(each or 0 for each in read),
         output_tokens=tokens("output_tokens"),
         cache_read_tokens=tokens("cache_read_input_tokens"),
         cache_creation_tokens=tokens("cache_creation_input_tokens"),

@@ -258,8 +258,11 @@ class ClaudeTurn:
                         return False
                     self._begun = self._begun or is_init(line)
                     if line.get("type") == "result":
+                        cost_before = program.cost_usd
                         program.note_cost(line)
                         if answers(line, self._uuid):
+                            if (usage := outcome(line, cost_before).usage) is not None:
+                                self._turn.report_usage(usage)  # an interrupted turn was paid for too (L08)
                             return True
         except TimeoutError:
             return False

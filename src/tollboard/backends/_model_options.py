@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ BUILT_IN = (*DIRECTORY_TOOLS, TODO_TOOL)
 GUARDS: Mapping[str, Any] = {"write_file": True, "edit_file": True, "run_command": True}
 """What waits for a person unless the options say otherwise."""
 SUMMARISE_AT = 150_000
+START_LIMIT = "start_timeout_s"
+"""The option of an MCP server that says how many seconds it may take to start."""
+START_LIMIT_S = 30.0
 MAX_RUNS = 100
 PROMPT = (
     "You are a careful assistant that works in one directory, through the tools you are given. "
@@ -93,6 +97,11 @@ def _servers(value: object) -> dict[str, Any]:
     for server, given in servers.items():
         if ("command" in given) == ("url" in given):
             raise ValueError(f"{server!r} must have either a command (with args) or a url")
+        limit_s = given.get(START_LIMIT, START_LIMIT_S)
+        if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not 0 < limit_s < math.inf:
+            raise ValueError(
+                f"{server!r}: {START_LIMIT} is {limit_s!r}; it must be a number of seconds above 0"
+            )
     return servers
 
 

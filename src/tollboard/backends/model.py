@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from tollboard.backends._imports import often_switched
 from tollboard.backends._model_options import (
     ModelOptions,
     check_model_option,
@@ -51,7 +52,7 @@ class ModelSession:
 class ModelBackend(Backend[ModelSession]):
     """Run prompts through a model's API.
 
-    Options: `model` (needed: `anthropic:...`, `openai:...`, `google-gla:...`, any that Pydantic AI knows), `base_url`
+    Options: `model` (needed: `anthropic:...`, `openai:...`, `google:...`, any that Pydantic AI knows), `base_url`
     (an OpenAI-compatible server such as Ollama or vLLM, or a proxy), `env` (keys by name, as `"$NAME"`),
     `system_prompt`, `settings` (temperature, max_tokens, ...), `limits`, `max_runs` (model calls in a turn, default
     100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos,
@@ -98,6 +99,11 @@ class ModelBackend(Backend[ModelSession]):
                 yield event
         session.answered = True
 
+    async def cancel_sub_agent(self, session: ModelSession, id: str) -> bool:
+        """End one sub-agent of the turn in flight, and all below it; its parent goes on."""
+        conversation = session.conversation
+        return conversation is not None and await conversation.cancel_sub_agent(id)
+
     async def terminate_session(self, session: ModelSession) -> ProcessReport:
         """End what its commands started, close its connections. Idempotent; whoever leaves meanwhile, it is done."""
         conversation, session.conversation = session.conversation, None
@@ -141,12 +147,18 @@ async def _open(session: ModelSession) -> Conversation:
     if session.conversation is None:
         if importlib.util.find_spec("pydantic_ai") is None:
             raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")
-        # On a thread: importing it takes a second, and a blocked loop stops every other agent.
-        await asyncio.to_thread(importlib.import_module, "tollboard.backends._model_turn")
-        from tollboard.backends._model_turn import Conversation
-
-        session.conversation = Conversation(session.id, session.options, answered=session.answered)
+        # On a thread: what it imports takes seconds, and a blocked loop stops every other agent.
+        session.conversation = await asyncio.to_thread(_made, session)
     return session.conversation
+
+
+def _made(session: ModelSession) -> Conversation:
+    """Return a new conversation, with all imported that its first request will need."""
+    with often_switched():
+        turn = importlib.import_module("tollboard.backends._model_turn")
+        conversation: Conversation = turn.Conversation(session.id, session.options, answered=session.answered)
+        conversation.warm()
+        return conversation
 
 
 def _effective(options: ModelOptions) -> dict[str, str]:

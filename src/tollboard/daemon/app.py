@@ -22,6 +22,7 @@ import tollboard
 from tollboard import backends
 from tollboard.backends._process import reap
 from tollboard.daemon.config import Config, StateDirectory, read_config
+from tollboard.daemon.guard import Guard
 from tollboard.daemon.log import log_to
 from tollboard.daemon.single import (
     Ownership,
@@ -52,8 +53,6 @@ logger = logging.getLogger("tollboard.daemon")
 DAY_S = 86_400.0
 SERVER_END_S = 15.0
 KILL_WAIT_S = 10.0
-WATCH_S = 1.0
-"""How often the daemon looks whether the state directory is still its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +129,15 @@ class _Daemon:
                 except BaseException:
                     await self._close(board, None)
                     raise
-                await self._serve(board, pools, secret, sockets, hosts)
+                await self._serve(board, pools, secret, sockets, hosts, unix)
             finally:
                 await _close_store(store)
         finally:
             unix.close()
             ours = self._owner.still_ours()
             if ours:
-                self._home.socket.unlink(missing_ok=True)
+                with suppress(OSError):  # something else may stand there by now
+                    self._home.socket.unlink()
             logger.info("ended")
         return 0 if ours else 1
 
@@ -195,6 +195,7 @@ class _Daemon:
         secret: str,
         sockets: list[socket.socket],
         hosts: frozenset[str],
+        unix: socket.socket,
     ) -> None:
         door = Door(board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health)
         server = _Server(
@@ -205,13 +206,17 @@ class _Daemon:
             )
         )  # fmt: skip
         Signals(self._stopping.set, lambda: os._exit(1)).install()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._look)
+        guard = Guard(
+            self._home, self._owner, unix, serve=server.serve_too, lost=self._stopping.set, beside=self._look
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, guard.look)
         _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))
-        watching = asyncio.create_task(self._watch())
+        watching: asyncio.Task[None] | None = None
         checking = asyncio.create_task(self._check_database())
         try:
             await _first(serving, server.began.wait())
+            watching = asyncio.create_task(guard.watch())
             logger.info(
                 "serving %s as pid %d, version %s", self._home.path, os.getpid(), tollboard.__version__
             )
@@ -219,13 +224,15 @@ class _Daemon:
             await _first(serving, self._stopping.wait())
         finally:
             logger.info("shutting down")
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
             checking.cancel()
             # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
             await self._close(board, pools)
             door.closing.set()
             server.should_exit = True
             await asyncio.wait({serving}, timeout=SERVER_END_S)
+            guard.close()
 
     async def _close(self, board: Switchboard, pools: Pools | None) -> None:
         grace_s = self._config.grace_s if self._owner.still_ours() else 0.0
@@ -240,17 +247,8 @@ class _Daemon:
             if late:
                 logger.warning("did not end in time: %s", ", ".join(late))
 
-    async def _watch(self) -> None:
-        """Look now and then: a machine that was suspended sends no signal, and a directory can be removed."""
-        while not self._stopping.is_set():
-            await asyncio.sleep(WATCH_S)
-            self._look()
-
     def _look(self) -> None:
-        """End if the state directory is not ours any more: another daemon took it over, or it is gone."""
-        if not self._owner.still_ours():
-            logger.error("%s is not this daemon's any more; it ends", self._home.path)
-            self._stopping.set()
+        """Say in the log when the database cannot be used, and when it can be again."""
         problem = self._problem()
         if problem != self._logged:
             logger.error("%s", problem) if problem else logger.info("the database can be used again")
@@ -307,6 +305,20 @@ class _Server(uvicorn.Server):
         """Start listening."""
         await super().startup(sockets=sockets)
         self.began.set()
+
+    async def serve_too(self, bound: socket.socket) -> None:
+        """Answer on one more listening socket."""
+        config = self.config
+        protocol: Any = config.http_protocol_class
+
+        def create() -> asyncio.Protocol:
+            made: asyncio.Protocol = protocol(
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        server = await asyncio.get_running_loop().create_server(create, sock=bound, backlog=config.backlog)
+        self.servers.append(server)
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it need not be a generator
         """Do not touch the process's signals."""

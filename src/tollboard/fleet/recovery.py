@@ -46,6 +46,9 @@ async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
         waiting[request.session_id].append(request)
     asked = await _asked(roster, ledger, records, waiting)
     await _expire_approvals(ledger, tail, records, now, asked)
+    for ref in await ledger.delegating():
+        if ref not in asked:
+            _ = ledger.end_sub_agents(ref, at=now, why=DAEMON_ENDED)
     for record in records:
         roster.add(_settled(ledger, tail, record, waiting[record.id], asked, now))
     await ledger.flush()
@@ -108,11 +111,13 @@ def _settled(
 ) -> LiveSession:  # fmt: skip
     """End what was in flight; return the session with its new history length, and its queue, without an agent."""
     queued: list[Request] = []
+    delegating: set[str] = set()
     turns = record.turns
     for stored in requests:
         if stored.ref in asked:
             request = as_request(stored)
             request.asked = asked[stored.ref]
+            delegating.add(stored.ref)  # its sub-agents go on with it
             queued.insert(0, request)
         elif stored.receipt.state is RequestState.STARTED:
             turns += 1
@@ -123,7 +128,9 @@ def _settled(
         else:
             queued.append(as_request(stored))
     record = replace(record, turns=turns)
-    return LiveSession(record, ledger.journal(record), waiting=queued)
+    journal = ledger.journal(record)
+    journal.delegating |= delegating
+    return LiveSession(record, journal, waiting=queued)
 
 
 def as_request(stored: StoredRequest) -> Request:

@@ -26,6 +26,10 @@ MARKER = "TOLLBOARD_SESSION"
 """The environment variable that every process of a session carries: `<home id>:<session id>`."""
 
 
+MAX_DIGITS = 6
+"""Of the N in `NAME@N`."""
+
+
 class BackendDirectory(Protocol):
     """Backends by name; the package `tollboard.backends` is one."""
 
@@ -173,13 +177,28 @@ class Roster:
 
     async def record(self, name: str) -> SessionRecord:
         """Return the record of a session, stopped ones included. Raises AgentNotFound."""
-        session = self.find(name)
+        wanted = await self._numbered(name)
+        session = self.find(wanted)
         if session is not None:
             return replace(session.record, turns=session.journal.turns)
-        record = await self.ledger.find_session(name)
+        record = await self.ledger.find_session(wanted)
         if record is None:
             raise AgentNotFound(f"there is no session {name!r}; `tollboard list --all` shows all there are")
         return record
+
+    async def _numbered(self, name: str) -> str:
+        """Return the id of what `NAME@N` means, the N-th session that had the name (V08); else the name as it is."""
+        base, at, number = name.partition("@")
+        if not at or not number.isascii() or not number.isdigit() or len(number) > MAX_DIGITS:
+            return name
+        named = await self.ledger.named(base)
+        if not named:
+            return name
+        if not 1 <= int(number) <= len(named):
+            raise AgentNotFound(
+                f"there is no session {name!r}: {len(named)} have had that name, {base}@1 to {base}@{len(named)}"
+            )
+        return named[int(number) - 1][0]
 
     def _heard(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         session = self._by_name.get(str(metadata["agent"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tollboard.fleet import settings
@@ -154,6 +154,19 @@ def status_of(
         in_flight=None,
         turns=record.turns if turns is None else turns,
     )
+
+
+def addressed(
+    status: SessionStatus, cursors: Mapping[str, int], named: Sequence[tuple[str, str]] | None
+) -> SessionStatus:
+    """Return the status with what is unread by the cursors, and with what names the session among its namesakes."""
+    unread = max(0, status.turns - cursors.get(status.id, 0))
+    address = status.name
+    if status.life is Life.STOPPED and named is not None:
+        ids = [id for id, name in named if name == status.name]
+        if status.id in ids and ids[-1] != status.id:
+            address = f"{status.name}@{ids.index(status.id) + 1}"
+    return replace(status, unread=unread, address=address)
 
 
 def _status(record: SessionRecord, notice: str | None, retrying: str | None, **now: object) -> SessionStatus:

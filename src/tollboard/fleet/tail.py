@@ -18,6 +18,7 @@ from tollboard.fleet.records import ApprovalState, FeedItem, FeedPage
 from tollboard.runtime import event as events
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval
+from tollboard.runtime.response import Response
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata, Telemetry
 
 RING_SIZE = 5_000
@@ -187,7 +188,10 @@ def _started(_: Measurements, metadata: Metadata) -> Rows:
 
 
 def _completed(measurements: Measurements, metadata: Metadata) -> Rows:
-    yield "turn.completed", {"duration_s": round(measurements["duration_s"], 6)}
+    took = round(measurements["duration_s"], 6)
+    response = metadata.get("response")
+    note = response.note if isinstance(response, Response) else ""
+    yield "turn.completed", {"duration_s": took, "note": note} if note else {"duration_s": took}
 
 
 def _failed(measurements: Measurements, metadata: Metadata) -> Rows:

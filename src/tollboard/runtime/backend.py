@@ -16,6 +16,7 @@ from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.event import Event, Usage
 from tollboard.runtime.memory import Memory
+from tollboard.runtime.sub_agents import SubAgentNews
 
 S = TypeVar("S")
 
@@ -61,6 +62,12 @@ class Turn(Protocol):
 
         `effective` is what the provider says it really runs with, by the option's name: `model`,
         `permission_mode`, `cwd`. Call it again whenever it changes.
+        """
+
+    def sub_agent(self, news: SubAgentNews) -> None:
+        """Keep what is told of an agent below this turn, in order; also when the turn is being ended.
+
+        One that was told to begin and not to end has ended with the turn, unless the turn goes on after a restart.
         """
 
     def report_usage(self, usage: Usage) -> None:
@@ -124,6 +131,10 @@ class Backend(ABC, Generic[S]):
         that cannot raises Unsupported, and the session is ended and another started in its place.
         """
         raise Unsupported(f"backend {self.name!r} cannot start a fresh conversation")
+
+    async def cancel_sub_agent(self, session: S, id: str) -> bool:
+        """End one agent below the turn in flight, and all below it; return whether it was there. Its parent goes on."""
+        return False
 
     def worker_options(
         self, options: Mapping[str, object], *, opening: str | None, retried: bool

@@ -21,6 +21,7 @@ from tollboard.runtime.results import Outcome
 
 if TYPE_CHECKING:
     from tollboard.runtime.memory import Memory
+    from tollboard.runtime.sub_agents import SubAgentNews
 
 Commit = Awaitable[None]
 
@@ -58,6 +59,12 @@ class Journal(Protocol):
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Commit | None:
         """Remember the decision; `None` means the turn ended first, and `by` says why."""
 
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
+        """Remember what is told of an agent below the turn of a request, and tell the feed: each ends exactly once.
+
+        Nobody waits for it. What has not ended when the request is `finished` has ended with it, cancelled.
+        """
+
 
 class NullJournal:
     """Remembers nothing; an agent that has this one does not ask it (`Machine.remembers`) on the way of every turn."""
@@ -87,4 +94,7 @@ class NullJournal:
         """Do nothing."""
 
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> None:
+        """Do nothing."""
+
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
         """Do nothing."""

@@ -201,11 +201,12 @@ class Machine:
     def cancel(self, ref: str, reason: Reason = Reason.CANCELLED) -> Request:
         """Withdraw a queued request. Raises NotCancellable if it is in flight or done, RequestNotFound if unknown."""
         self.require(Input.CANCEL)
+        # What `status` shows as in flight is in flight, also while its turn is only about to begin.
+        if self.in_flight() == ref:
+            raise NotCancellable(f"request {ref} is in flight: interrupt it instead")
         request = self.withdraw(ref, reason)
         if request is not None:
             return request
-        if self.turn is not None and self.turn.ref == ref:
-            raise NotCancellable(f"request {ref} is in flight: interrupt it instead")
         if self.pending(ref) is not None or (self.endings is not None and ref in self.endings.results):
             raise NotCancellable(f"request {ref} is done")
         raise RequestNotFound(f"agent {self.name!r} has no request {ref}")
@@ -306,27 +307,43 @@ class Machine:
         return self.withdraw(request.ref, Reason.INTERRUPTED) is not None
 
     def halt(self) -> bool:
-        """Freeze the mailbox, now or after the turn in flight; return whether it was not frozen before."""
+        """Freeze the mailbox, now or after the turn in flight; return whether this froze it, and it is frozen now.
+
+        Who hears of it may resume at once; then this returns False.
+        """
         self.require(Input.HALT)
         if not self.freeze():
             return False
         if self.phase is IDLE:
             self.announce_halt()
-        return True
+        return self.halted
 
     def freeze(self) -> bool:
-        """Set the flag: the one door to halted. What asked to fail rather than wait ends here."""
+        """Set the flag: the one door to halted. What asked to fail rather than wait ends here.
+
+        Return whether this froze it, and it is frozen now: the end of a request calls its `on_complete`, which may
+        resume the agent. That comes last, when nothing is left to change.
+        """
         if self.halted:
             return False
         self.halted = True
         self.halt_announced = False
         self.journal.halted(True)
         # E04: before anything else is queued, so that doomed prompts hold no capacity.
-        waiting = [*(() if self.upnext is None else (self.upnext,)), *(self.mailbox or ())]
-        for request in waiting:
-            if request.on_halt is FAIL:
-                self.withdraw(request.ref, Reason.HALTED)
-        return True
+        end_unrun(self, self._take_doomed(), Failed(Reason.HALTED))
+        return self.halted
+
+    def _take_doomed(self) -> list[Request]:
+        """Take what asked to fail rather than wait out of the queue, oldest first."""
+        doomed = []
+        if self.upnext is not None and self.upnext.on_halt is FAIL:
+            doomed.append(self.upnext)
+            self.upnext = None
+        for request in [one for one in self.mailbox or () if one.on_halt is FAIL]:
+            assert self.mailbox is not None
+            self.mailbox.remove(request.ref)
+            doomed.append(request)
+        return doomed
 
     def announce_halt(self) -> None:
         """Run `post_run` and emit `halted`, once for each clean halt; an awaitable hook moves into a busy period."""
@@ -341,7 +358,10 @@ class Machine:
         self.telemetry.execute(telemetry.HALTED, {"queued": self.queued}, {"agent": self.name})
 
     def resume(self) -> bool:
-        """Release the mailbox; return whether it was frozen. During a turn it calls a pending halt off (E25)."""
+        """Release the mailbox; return whether this released it, and it is not frozen now.
+
+        During a turn it calls a pending halt off (E25).
+        """
         self.require(Input.RESUME)
         if not self.halted:
             return False
@@ -350,9 +370,9 @@ class Machine:
         self.journal.halted(False)
         queued = self.queued + (self.upnext is not None)
         self.telemetry.execute(telemetry.RESUMED, {"queued": queued}, {"agent": self.name})
-        if self.phase is IDLE and (self.upnext is not None or self.mailbox):
+        if not self.halted and self.phase is IDLE and (self.upnext is not None or self.mailbox):
             self.work()
-        return True
+        return not self.halted
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -389,12 +389,20 @@ class Runtime:
         """
         notify(self.registry.get(name), event)
 
+    async def cancel_sub_agent(self, name: str, id: str) -> bool:
+        """End one agent below an agent's turn; return whether it was there. Raises AgentNotFound."""
+        machine = self.registry.get(name)
+        return await machine.backend.cancel_sub_agent(machine.session, id)
+
     def interrupt(self, name: str, *, ref: str | None = None) -> bool:
         """End the turn in flight, only that of `ref` if given; return whether it did (R13, R14)."""
         return self.registry.get(name).interrupt(ref)
 
     def halt(self, name: str) -> bool:
-        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12)."""
+        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12).
+
+        Never True for an agent that is not halted when it returns: whoever hears of the halt may resume it at once.
+        """
         return self.registry.get(name).halt()
 
     def resume(self, name: str) -> bool:

@@ -25,6 +25,7 @@ from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Failed, Reason
+from tollboard.runtime.sub_agents import SubAgentNews
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -100,6 +101,11 @@ class Turn:
             {},
             {"agent": machine.name, "provider_session_id": provider_session_id, "effective": effective},
         )
+
+    def sub_agent(self, news: SubAgentNews) -> None:
+        """Keep what is told of an agent below. One that goes on in another life has not ended with this turn (A30)."""
+        if not self.left:
+            self.machine.journal.sub_agent(self.ref, news)
 
     def report_usage(self, usage: Usage) -> None:
         """Note what this attempt has used so far; also when it is over (L08)."""

@@ -15,6 +15,9 @@ from tollboard.fleet.records import (
     Receipt,
     RequestState,
     SessionRecord,
+    SubAgentMessage,
+    SubAgentRecord,
+    SubAgentState,
     Summary,
     TurnStatus,
 )
@@ -81,6 +84,7 @@ def stored_request(row: Row) -> StoredRequest:
             prompt=prompt, text=text, error=error_text(reason, detail),
             usage=None if usage == _NO_USAGE else Usage(*usage),
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
+            note=None if reason else detail,
         )  # fmt: skip
     ended = ended_at is not None
     state = (
@@ -139,3 +143,25 @@ def feed_item(row: Row) -> FeedItem:
     """Return the feed item of a row."""
     seq, at, session, ref, kind, data = row
     return FeedItem(seq, at, session, ref, kind, json.loads(data))
+
+
+def sub_agent_record(row: Row) -> SubAgentRecord:
+    """Return the sub-agent of a row."""
+    (_, id_, _, ref, parent, name, path, model, instructions, status, started_at, ended_at, turns, duration_s,
+     *usage, result, error, session) = row  # fmt: skip
+    return SubAgentRecord(
+        id=id_, session=session, ref=ref, parent=parent, name=name, path=path, model=model,
+        status=SubAgentState(status), turns=turns, started_at=started_at, ended_at=ended_at, duration_s=duration_s,
+        usage=None if usage == _NO_USAGE else Usage(*usage), instructions=instructions, result=result, error=error,
+    )  # fmt: skip
+
+
+def sub_agent_message(row: Row) -> SubAgentMessage:
+    """Return the message of a row."""
+    number, role, tool, call, text, at = row
+    return SubAgentMessage(number=number, at=at, role=role, text=text, tool=tool, call=call)
+
+
+def id_and_name(row: Row) -> tuple[str, str]:
+    """Return a session's id and name."""
+    return str(row[0]), str(row[1])

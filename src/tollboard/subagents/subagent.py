@@ -112,6 +112,8 @@ class SubAgentConfig(Definition):
     """Whether it may have no tools at all: a session that only talks."""
     repeatable: frozenset[str] = frozenset()
     """Tools that only look: a crash in the middle of one lets it run again."""
+    full_names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Whole names of tools, as people see them and guards may say them, by names that were made to fit a provider."""
     built: list[Tool[Any]] = field(default_factory=list, init=False, repr=False, compare=False)
     """The tools as Pydantic AI wants them, once they were needed."""
 

@@ -11,6 +11,7 @@ from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
+from tollboard.runtime.sub_agents import SubAgentNews
 from tollboard.runtime.telemetry import ALL_EVENTS, EventName, Measurements, Metadata, Telemetry
 
 
@@ -80,6 +81,10 @@ class RecordingJournal:
         else:
             commit.set_result(None)
         return commit
+
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
+        """Note what is told of an agent below a turn."""
+        self.log.append((type(news).__name__, news.id))
 
     def release(self) -> None:
         """Let every held commit resolve, in order."""

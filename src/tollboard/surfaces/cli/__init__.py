@@ -6,7 +6,7 @@ connection.py   the seam to the daemon
 output.py text.py failures.py streams.py      tables, JSON, colour; safe text and times; exit codes and hints; streams
     that are closed or full
 sessions.py listing.py prompts.py following.py reading.py summaries.py control.py approvals.py
-    daemon_cmds.py
+    sub_agents.py daemon_cmds.py
 review.py question.py answering.py keyboard.py editor.py      what waits, one after the other; how it is shown; what is
     typed
 fleet_files.py   fleets written down in a file

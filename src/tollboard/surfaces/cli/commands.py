@@ -19,6 +19,7 @@ from tollboard.surfaces.cli import (
     reading,
     repl_cmd,
     sessions,
+    sub_agents,
     summaries,
 )
 from tollboard.surfaces.cli.app import app
@@ -41,5 +42,6 @@ __all__ = [
     "reading",
     "repl_cmd",
     "sessions",
+    "sub_agents",
     "summaries",
 ]

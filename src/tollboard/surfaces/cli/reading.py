@@ -95,6 +95,8 @@ def print_entry(out: Output, entry: Entry, *, named: bool) -> None:
     if entry.text:
         for line in entry.text.rstrip("\n").split("\n"):
             out.line(f"  {line}")
+    if entry.note:
+        out.line(f"  ({entry.note})", "yellow")
     if entry.error:
         out.line(f"  {entry.error}", style)
     out.line()

@@ -23,6 +23,7 @@ HELP = """The fleet is at hand as `board`, and its verbs by name. Put `await` be
   await interrupt("api")   await halt("api")   await resume("api")   await stop_session("api")
   await approvals()                                         await decide(id, Approve())
                                                             await decide(id, Answer("Beta"))
+  await subagents("api")                                    await cancel_subagent(id)
   await pools.start("p", 3, path=".", backend="echo")       await pools.submit("p", ["a", "b"])
 
   tail("api")      show what happens while you type; tail() for all sessions, untail() to stop

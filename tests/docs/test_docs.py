@@ -94,3 +94,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_claim_about_security_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named, "the page names no test"
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| claim")]
+    assert [row for row in rows if "`test_" not in row] == []

@@ -168,7 +168,7 @@ async def test_s18_a_key_whose_first_send_failed_is_free(fleet: Fleet) -> None:
 async def test_s18_a_sender_that_gives_up_and_tries_again_gets_the_same_ref(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     first = asyncio.ensure_future(fleet.board.send("api", "x", key="k"))
-    while not fleet.board._prompts._keys or (await fleet.board.status("api")).in_flight is None:
+    while not fleet.board._prompts._keys or fleet.board._roster.get("api").status().in_flight is None:
         await asyncio.sleep(0)
     first.cancel()
     ref = await fleet.board.send("api", "x", key="k")
@@ -227,7 +227,7 @@ async def test_s02_a_prompt_that_cannot_be_kept_is_taken_back_though_its_sender_
     fleet.fill_disk()
     sending = asyncio.ensure_future(fleet.board.send("api", "x", queue=True))
     await asyncio.sleep(0)
-    assert (await fleet.board.status("api")).queued == 1
+    assert fleet.board._roster.get("api").status().queued == 1
     sending.cancel()
     with pytest.raises(StoreUnavailable):
         await fleet.store.flush()

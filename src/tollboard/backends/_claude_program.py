@@ -11,7 +11,8 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import psutil
@@ -23,11 +24,13 @@ from claude_agent_sdk import (
     PermissionResultDeny,
     ToolPermissionContext,
 )
+from claude_agent_sdk._internal.transport import subprocess_cli
 
 from tollboard.backends._claude_elicitation import serve
 from tollboard.backends._claude_events import Line
 from tollboard.backends._claude_options import ClaudeOptions
 from tollboard.backends._claude_questions import approval_of, verdict
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.backends._process import Marker, end_processes, find_processes, identify
 from tollboard.errors import BackendError
 from tollboard.runtime.approval import ApprovalRequest, Decision
@@ -43,6 +46,22 @@ _CLOSE_WAIT_S = 20.0
 _START_LOOK_S = 1.0
 _FORK_LOOK_S, _FORK_LOOKS = 0.05, 200
 _START_WAIT_S = 2.0
+
+_pass_env: ContextVar[Sequence[str]] = ContextVar("pass_env", default=())
+
+
+class _System:
+    """The module `os` as the SDK sees it where it starts a program: it would pass on our whole environment."""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return inherited_by_claude(os.environ, _pass_env.get())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+subprocess_cli.os = cast(Any, _System())  # type: ignore[attr-defined, unused-ignore]
 
 # Tools that the caller allowed outright are meant not to be asked about.
 warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
@@ -64,6 +83,7 @@ class Program:
         self, options: ClaudeOptions, session_id: str, *, resume: bool, marker: Marker, ask: Ask
     ) -> None:
         self._marker = marker
+        self._inherits = options.pass_env
         self._ask = ask
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._client = ClaudeSDKClient(self._sdk_options(options, session_id, resume))
@@ -85,7 +105,7 @@ class Program:
             model=options.model,
             permission_mode=cast(Any, options.permission_mode),
             allowed_tools=list(options.allowed_tools),
-            disallowed_tools=list(options.disallowed_tools),
+            disallowed_tools=[*options.disallowed_tools, *_closed(options.private)],
             system_prompt=cast(Any, {"type": "preset", "preset": "claude_code", **append}),
             add_dirs=list(options.add_dirs),
             mcp_servers=dict(options.mcp_servers),
@@ -105,6 +125,7 @@ class Program:
 
     async def start(self) -> None:
         """Start the process and shake hands. Raises ProgramFailed; when cancelled, call `end`."""
+        _pass_env.set(self._inherits)
         self._connecting = connecting = asyncio.create_task(self._client.connect())
         ended = False
         # The SDK waits a minute for the answer of a program that has ended without an error.
@@ -276,6 +297,11 @@ def _same_session(one: psutil.Process, other: psutil.Process) -> bool:
         return os.getsid(one.pid) == os.getsid(other.pid)
     except OSError:
         return False
+
+
+def _closed(private: Sequence[str]) -> list[str]:
+    """Return the rules that keep the program's file tools out of these directories, in every mode; `//` is the root."""
+    return [f"{tool}(/{directory}/**)" for directory in private for tool in ("Read", "Edit")]
 
 
 async def _settle(task: asyncio.Task[None] | None, *, cancel: bool = False) -> None:

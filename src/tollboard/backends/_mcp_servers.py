@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from pydantic_ai.exceptions import CallDeferred
 from pydantic_ai.mcp import MCPToolset
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from tollboard.backends._environment import inherited
 from tollboard.backends._model_options import START_LIMIT, START_LIMIT_S
 from tollboard.backends._process import Marker
 from tollboard.errors import InvalidOption
@@ -242,8 +244,9 @@ def sendable(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def servers_of(
-    given: Mapping[str, Mapping[str, Any]], *, cwd: str | None, marker: Marker, taken: Collection[str]
-) -> list[Server]:
+    given: Mapping[str, Mapping[str, Any]], *, cwd: str | None, marker: Marker, taken: Collection[str],
+    pass_env: Collection[str] = (),
+) -> list[Server]:  # fmt: skip
     """Return the servers that the options name. Raises InvalidOption for one that cannot be."""
     naming, found = Naming(tuple(given), taken), []
     for name, said in given.items():
@@ -251,7 +254,7 @@ def servers_of(
         limit_s = float(options.pop(START_LIMIT, START_LIMIT_S))
         if "command" in options:
             options.setdefault("cwd", cwd)
-            options["env"] = {**options.get("env", {}), **dict([marker])}
+            options["env"] = {**inherited(os.environ, pass_env), **options.get("env", {}), **dict([marker])}
         try:
             toolset = MCPToolset[Any]({"mcpServers": {name: options}}, init_timeout=limit_s)
         except ValueError as wrong:

@@ -81,7 +81,7 @@ class Toolbox:
 
         self.servers = servers_of(
             self.options.mcp_servers, cwd=self.options.cwd, marker=self.marker,
-            taken={*_tool_names(self.options.agent), *TASK_TOOLS},
+            taken={*_tool_names(self.options.agent), *TASK_TOOLS}, pass_env=self.options.pass_env,
         )  # fmt: skip
         self.full_names = self.servers[0].naming.full
         return [server.tools() for server in self.servers]

@@ -13,6 +13,7 @@ from tollboard.backends._options import (
     env_marker,
     flag,
     name,
+    one_of,
     read_options,
     table,
     text,
@@ -20,6 +21,7 @@ from tollboard.backends._options import (
     variables,
     whole,
 )
+from tollboard.backends._sandbox import Wish
 from tollboard.errors import InvalidOption, TollboardError
 from tollboard.ids import check_name
 
@@ -83,6 +85,11 @@ class ModelOptions:
     cwd: str | None = None
     marker: tuple[str, str] | None = None
     answered: bool = True
+    private: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    sandbox: str | None = None
+    sandbox_network: bool = True
+    sandbox_default: str = "off"
 
 
 def _limits(value: object) -> dict[str, int]:
@@ -172,6 +179,8 @@ _SESSION: dict[str, Check] = {
     "mcp_servers": _servers,
     "limits": _limits,
     "summarise_at": whole(1),
+    "sandbox": one_of(*Wish),
+    "sandbox_network": flag,
 }
 
 
@@ -182,7 +191,11 @@ def check_model_option(option: str, value: object) -> None:
 
 def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     """Return the checked options. Raises InvalidOption that names the option and what it should have been."""
-    given = read_options("model", options, {**_SESSION, "cwd": directory, "env_marker": env_marker})
+    ours: dict[str, Check] = {
+        "cwd": directory, "env_marker": env_marker, "private": _tools, "pass_env": _tools,
+        "sandbox_default": one_of(*Wish),
+    }  # fmt: skip
+    given = read_options("model", options, {**_SESSION, **ours})
     if "model" not in given:
         raise InvalidOption("backend 'model' needs the option 'model', such as 'anthropic:claude-sonnet-5-5'")
     agent = {key: given.pop(key) for key in tuple(given) if key in _OF_EVERY_AGENT}

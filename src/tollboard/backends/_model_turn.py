@@ -24,6 +24,7 @@ from tollboard.backends._model_failures import error_cause, retry_after_s
 from tollboard.backends._model_news import news_of, public_id
 from tollboard.backends._model_options import ModelOptions
 from tollboard.backends._process import end_processes
+from tollboard.backends._sandbox import Wish, settle
 from tollboard.clock import SystemClock
 from tollboard.errors import InvalidDecision
 from tollboard.runtime.approval import ApprovalKind, ApprovalRequest, Edit, Reject
@@ -69,7 +70,9 @@ class Conversation:
         self._options = options
         self._answered = answered
         marker = options.marker or (MARKER, id)
-        self._directory = DirectoryTools(options.cwd or ".", marker=marker)
+        self._directory = DirectoryTools(
+            options.cwd or ".", marker=marker, private=options.private, pass_env=options.pass_env
+        )
         self._toolbox = Toolbox(options, self._directory, marker, self._note_todos)
         self._definition = definition_of(options, self._toolbox)
         self._clients = AsyncExitStack()
@@ -86,6 +89,16 @@ class Conversation:
         """Whether the turn in flight has taken up what is remembered."""
         self._memory: Memory | None = None
         self._events: asyncio.Queue[Event] | None = None
+
+    async def settle_sandbox(self) -> dict[str, str]:
+        """Find the sandbox of the commands; return what `status` is to show. Raises BackendUnavailable if it must."""
+        wish = Wish(self._options.sandbox or self._options.sandbox_default)
+        if wish is Wish.OFF:
+            return {}
+        network = self._options.sandbox_network
+        sandbox = await settle(wish, private=self._options.private, network=network)
+        self._directory.run_in(sandbox)
+        return {"sandbox": "none" if sandbox is None else sandbox.name}
 
     def warm(self) -> None:
         """Import what the clients import at their first request; called on a thread, before there is one."""

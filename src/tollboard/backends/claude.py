@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, ClassVar
 from tollboard.backends._claude_login import KEY, LOGIN, NO_LOGIN
 from tollboard.backends._claude_options import (
     HERMETIC,
+    PLAIN,
     ClaudeOptions,
+    claude_powers,
     claude_worker_options,
     login_found,
     parse_claude_options,
 )
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
@@ -93,6 +96,11 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     name: ClassVar[str] = "claude"
     extra: ClassVar[str | None] = "claude"
+    plain_options: ClassVar[frozenset[str]] = PLAIN
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return what `Backend.powers` does, and a permission mode in which less is asked."""
+        return claude_powers(options, super().powers(options))
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, BackendUnavailable when `cli_path` is no program."""
@@ -166,7 +174,7 @@ class ClaudeBackend(Backend[ClaudeSession]):
         version = await _version_of(program)
         if not version:
             return Health(ok=False, detail=f"{program} does not run", mend=f"{INSTALL} --force-reinstall")
-        login = login_found(os.environ) or await _own_login(program, os.environ)
+        login = login_found(os.environ) or await _own_login(program, inherited_by_claude(os.environ))
         detail = f"Claude Code {version} ({program}); " + (f"login: {login}" if login else "no login found")
         return Health(
             ok=bool(login),
@@ -223,7 +231,8 @@ def _find_program() -> str | None:
 
 async def _require_login(options: ClaudeOptions) -> None:
     """Raise BackendUnavailable if there is no login to be found; where the program cannot say, the turn will."""
-    env = {**os.environ, **options.environment(options.marker or ("TOLLBOARD_PROGRAM", "login"))}
+    marker = options.marker or ("TOLLBOARD_PROGRAM", "login")
+    env = {**inherited_by_claude(os.environ), **options.environment(marker)}
     program = options.cli_path or _find_program()
     if login_found(env) or program is None or await _own_login(program, env) is not None:
         return
@@ -247,7 +256,7 @@ async def _own_login(program: str, env: Mapping[str, str]) -> str | None:
 
 async def _version_of(program: str) -> str:
     """Return what `--version` prints, an empty string if it does not run; it makes no network connection."""
-    return (await _output_of(program, "--version", env=os.environ)).split(" ")[0].strip()
+    return (await _output_of(program, "--version", env=inherited_by_claude(os.environ))).split(" ")[0].strip()
 
 
 async def _output_of(program: str, *arguments: str, env: Mapping[str, str]) -> str:

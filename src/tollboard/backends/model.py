@@ -21,6 +21,7 @@ from tollboard.backends._model_options import (
     model_worker_options,
     parse_model_options,
 )
+from tollboard.backends._model_powers import model_powers
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -47,6 +48,8 @@ class ModelSession:
     """The memory where nothing else keeps one: a session without a daemon."""
     conversation: Conversation | None = None
     closing: asyncio.Task[ProcessReport] | None = None
+    sandbox: dict[str, str] = field(default_factory=dict)
+    """What `status` shows of the sandbox of its commands."""
 
 
 class ModelBackend(Backend[ModelSession]):
@@ -58,12 +61,17 @@ class ModelBackend(Backend[ModelSession]):
     100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos,
     ask_person, and entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true,
     false or {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`,
-    `sub_agents`, `general_purpose`, `list_sub_agents`, `summarise_at` (tokens).
+    `sub_agents`, `general_purpose`, `list_sub_agents`, `summarise_at` (tokens), `sandbox` (off, auto or required:
+    whether commands run in one), `sandbox_network` (default true).
     """
 
     name: ClassVar[str] = "model"
     extra: ClassVar[str | None] = "models"
     goes_on: ClassVar[bool] = True
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return servers, addresses, keys, guards that are lifted, tools of other packages; in sub-agents too."""
+        return model_powers(options)
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option; models and tools are looked up at the start."""
@@ -87,13 +95,16 @@ class ModelBackend(Backend[ModelSession]):
     async def prompt(self, session: ModelSession, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
         """Run one turn, or go on with the one that a restart cut off."""
         if not session.reported:
-            await turn.checkpoint(session.id, _effective(session.options))
+            await turn.checkpoint(session.id, _effective(session))
             session.reported = True
+        opened = session.conversation is not None
         try:
             conversation = await _open(session)
         except TollboardError as wrong:
             yield ErrorEvent(str(wrong))  # a key that was there when the session was started
             return
+        if session.sandbox and not opened:
+            await turn.checkpoint(session.id, _effective(session))  # known only now
         async with conversation.turn(text, turn, turn.memory or session.own) as events:
             async for event in events:
                 yield event
@@ -148,7 +159,9 @@ async def _open(session: ModelSession) -> Conversation:
         if importlib.util.find_spec("pydantic_ai") is None:
             raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")
         # On a thread: what it imports takes seconds, and a blocked loop stops every other agent.
-        session.conversation = await asyncio.to_thread(_made, session)
+        conversation = await asyncio.to_thread(_made, session)
+        session.sandbox = await conversation.settle_sandbox()
+        session.conversation = conversation
     return session.conversation
 
 
@@ -161,6 +174,7 @@ def _made(session: ModelSession) -> Conversation:
         return conversation
 
 
-def _effective(options: ModelOptions) -> dict[str, str]:
-    found = {"model": str(options.agent.model)}
+def _effective(session: ModelSession) -> dict[str, str]:
+    options = session.options
+    found = {"model": str(options.agent.model), **session.sandbox}
     return found if options.cwd is None else {**found, "cwd": options.cwd}

@@ -115,9 +115,9 @@ def _seconds(name: str, value: object) -> None:
         raise Invalid(f"{name} is {_shown(value)}: it must be a number of seconds")
 
 
-def _anything_short(name: str, value: object) -> None:
+def _key(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise Invalid(f"{name} is {_shown(value)}: it must be text")
+        raise Invalid(f"{name} is {_shown(value)}: an idempotency key is text")
 
 
 def _words(most: int, longest: int) -> Rule:
@@ -181,7 +181,7 @@ RULES: Mapping[str, Rule] = {
     "backend": _word(UnknownBackend, "the name of a backend"),
     "prompt": _text,
     "text": _text,
-    "key": _anything_short,
+    "key": _key,
     "ref": _word(RequestNotFound, "the ref of a request"),
     "refs": _words(MAX_LIST, MAX_TEXT),
     "id": _word(SubAgentNotFound, "the id of a sub-agent"),

@@ -15,16 +15,13 @@ from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Life, SessionDefinition, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
 from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
+from tollboard.ids import SESSION_MARKER
 from tollboard.runtime import telemetry
 from tollboard.runtime.backend import Backend
 from tollboard.runtime.event import NoticeEvent, TextEvent, ToolUseEvent
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata
-
-MARKER = "TOLLBOARD_SESSION"
-"""The environment variable that every process of a session carries: `<home id>:<session id>`."""
-
 
 MAX_DIGITS = 6
 """Of the N in `NAME@N`."""
@@ -125,7 +122,8 @@ class Roster:
             provider_session_id=record.provider_session_id,
             # Results are in the ledger: the runtime need not keep them too.
             **{"max_results": 0, **options, **known, "cwd": path,
-               "env_marker": f"{MARKER}={self.settings.home_id}:{record.id}"},
+               "env_marker": f"{SESSION_MARKER}={self.settings.home_id}:{record.id}",
+               **self.settings.ours()},
         )  # fmt: skip
         session.live(machine)
 

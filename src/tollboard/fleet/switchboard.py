@@ -85,6 +85,7 @@ class Switchboard:
         self, ledger: Ledger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
     ) -> None:
         self.caller = LOCAL
+        self.configures = True
         self.settings = settings
         self._ledger = ledger
         self._runtime = runtime
@@ -115,11 +116,20 @@ class Switchboard:
             raise
         return board
 
-    def on_behalf_of(self, caller: Caller) -> Switchboard:
-        """Return the same switchboard with another caller, who is recorded with what it does (S27)."""
+    def on_behalf_of(self, caller: Caller, *, configures: bool = True) -> Switchboard:
+        """Return the same switchboard with another caller, who is recorded with what it does (S27).
+
+        One that does not configure may only start sessions with plain options (`FleetSettings.check_powers`).
+        """
         view = copy.copy(self)
         view.caller = caller
+        view.configures = configures
         return view
+
+    def name_of(self, session_id: str) -> str | None:
+        """Return the name of a session of the fleet by its id, `None` if there is none."""
+        found = self._roster.find(session_id) if session_id else None
+        return None if found is None else found.name
 
     async def __aenter__(self) -> Self:
         return self
@@ -216,6 +226,8 @@ class Switchboard:
         self.settings.check_backend(backend)
         self._roster.backend(backend)
         real = self.settings.check_path(path)
+        if not self.configures:
+            self.settings.check_powers(self._roster.backend(backend), real, options)
         check_options(options)
         return SessionDefinition(name, real, backend, dict(options))
 

@@ -89,6 +89,8 @@ class Backend(ABC, Generic[S]):
     """Whether a turn that has asked a person goes on after a restart: `prompt` is called again with the same ref,
     repeats nothing that ran, and asks the same questions under the same ids."""
 
+    plain_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that let a session do no more than it could without them, whatever their value; see `powers`."""
     remembers: ClassVar[bool] = True
     """Whether a session's turns know of those before. Where they do not, a fresh conversation costs nothing."""
 
@@ -96,10 +98,11 @@ class Backend(ABC, Generic[S]):
     async def start_session(self, options: Mapping[str, object]) -> S:
         """Return a new session. Called once, before `start_agent` returns.
 
-        `options` are the caller's, untouched, plus `cwd` for a session of the fleet and `env_marker`, a `NAME=VALUE`
-        that every process started for this session must carry in its environment. Must be quick: a program is
-        started at the first prompt. Raises InvalidOption for an unknown or bad option, listing the known ones, and
-        BackendUnavailable when a needed extra or program is missing.
+        `options` are the caller's, untouched, plus what the fleet adds: `cwd`; `env_marker`, a `NAME=VALUE` that every
+        process started for this session must carry in its environment; `private`, directories that none of its tools
+        may open, the daemon's own; `pass_env`, variables that they inherit beside the usual ones. Must be quick: a
+        program is started at the first prompt. Raises InvalidOption for an unknown or bad option, listing known ones,
+        and BackendUnavailable when a needed extra or program is missing.
         """
 
     @abstractmethod
@@ -151,6 +154,15 @@ class Backend(ABC, Generic[S]):
 
         Must be quick: no extra is imported. A backend that does not implement it is asked at the start only.
         """
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return the options that let a session do more than it could without them, by name, with a dot for a part.
+
+        Such as: run a program, name an address that a key is sent to, lift a guard, read another directory. Who may
+        only send may not give them. What a backend has not declared plain counts as one. Must be quick, must take any
+        value, and is called before `check_options`.
+        """
+        return tuple(sorted(set(options) - self.plain_options))
 
     async def check_start(self, options: Mapping[str, object]) -> None:
         """Raise what `start_session` would raise with these options, also for what lies outside them (a key, an extra).

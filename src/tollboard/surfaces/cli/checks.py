@@ -50,6 +50,18 @@ class Daemon:
     """What keeps it from using its database."""
 
 
+async def sandbox() -> Check:
+    """Look whether commands of sessions can run in a sandbox here; it is tried."""
+    from tollboard.backends._sandbox import INSTALL, find_sandbox
+
+    found = await find_sandbox()
+    if found.program:
+        return Check(
+            "sandbox", "ok", f"{found.program} works; `sandbox` in tollboard.toml or of a session uses it"
+        )
+    return Check("sandbox", "warning", found.why, INSTALL if "installed" in found.why else "")
+
+
 def python() -> Check:
     """Look at the interpreter and the SQLite that comes with it."""
     detail = f"{platform.python_version()} ({sys.executable}), SQLite {sqlite3.sqlite_version}"

@@ -85,6 +85,32 @@ class Translator:
         return [TextEvent(rest, message=message)] if rest else []
 
 
+class CallUsage:
+    """Adds up what the calls of one turn have used so far: one that is cut off has paid for those that were answered.
+
+    The result of the turn says it again, with its cost, and then that counts.
+    """
+
+    def __init__(self) -> None:
+        self._total = [0, 0, 0, 0]
+        self._call: Line = {}
+
+    def usage(self, line: Line) -> Usage | None:
+        """Return the sum when this line ends a call, else `None`."""
+        event = _mapping(line.get("event"))
+        match event.get("type"):
+            case "message_start":
+                self._call = _mapping(_mapping(event.get("message")).get("usage"))
+            case "message_delta":
+                self._call = {**self._call, **_mapping(event.get("usage"))}
+            case "message_stop":
+                call, self._call = [int(self._call.get(name) or 0) for name in _RECENT], {}
+                self._total = [one + other for one, other in zip(self._total, call, strict=True)]
+                fresh, output, read, written = self._total
+                return Usage(fresh + read + written, output, read, written)
+        return None
+
+
 def _mapping(value: Any) -> Line:
     return value if isinstance(value, Mapping) else {}
 
@@ -162,16 +188,6 @@ def is_init(line: Line) -> bool:
     return line.get("type") == "system" and line.get("subtype") == "init"
 
 
-def answers(line: Line, prompt: str) -> bool:
-    """Return whether a result is the one of our prompt.
-
-    By its id, never by counting: the program merges queued prompts into one result. A program too old to name the
-    prompts is believed: an earlier turn's result was drained before this prompt was sent.
-    """
-    named = line.get("user_message_uuids")
-    return not isinstance(named, list) or not named or prompt in named
-
-
 def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
     """Return the terminal event of a result line. A failed API call says `success`: only `is_error` counts."""
     usage = _usage(line, cost_before)
@@ -207,10 +223,25 @@ def _error_text(line: Line) -> str:
     return f"{text} (API status {status})" if status and str(status) not in text else text
 
 
+_RECENT = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_read_input_tokens": "cacheReadInputTokens",
+    "cache_creation_input_tokens": "cacheCreationInputTokens",
+}
+
+
 def _usage(line: Line, cost_before: float) -> Usage:
+    """Return what was paid for since the result before, sub-agents in the background too, as newer programs tell it.
+
+    `usage` of the line counts the turn's own calls only.
+    """
     given = _mapping(line.get("usage"))
+    recent = [_mapping(used) for used in _mapping(line.get("model_usage_since_last_result")).values()]
 
     def tokens(name: str) -> int | None:
+        if recent:
+            return sum(int(used.get(_RECENT[name]) or 0) for used in recent)
         value = given.get(name)
         return value if isinstance(value, int) else None
 
@@ -219,8 +250,8 @@ def _usage(line: Line, cost_before: float) -> Usage:
     return Usage(
         input_tokens=None if read[0] is None else sum(each or 0 for each in read),
         output_tokens=tokens("output_tokens"),
-        cache_read_tokens=tokens("cache_read_input_tokens"),
-        cache_creation_tokens=tokens("cache_creation_input_tokens"),
+        cache_read_tokens=read[1],
+        cache_creation_tokens=read[2],
         cost_usd=_cost(line, cost_before),
     )
 

@@ -30,13 +30,15 @@ from tollboard.backends._claude_elicitation import serve
 from tollboard.backends._claude_events import Line
 from tollboard.backends._claude_options import ClaudeOptions
 from tollboard.backends._claude_questions import approval_of, verdict
+from tollboard.backends._claude_stream import Stream
 from tollboard.backends._environment import inherited_by_claude
 from tollboard.backends._process import Marker, end_processes, find_processes, identify
 from tollboard.errors import BackendError
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.backend import ProcessReport
 
-Ask = Callable[[ApprovalRequest], Awaitable[Decision]]
+Ask = Callable[[ApprovalRequest, str | None], Awaitable[Decision]]
+"""Asks a person; with the id of the sub-agent that asks, if one does."""
 
 _LINES_WAITING = 256
 _STDERR_LINES = 20
@@ -46,6 +48,8 @@ _CLOSE_WAIT_S = 20.0
 _START_LOOK_S = 1.0
 _FORK_LOOK_S, _FORK_LOOKS = 0.05, 200
 _START_WAIT_S = 2.0
+_LAST_LINES_S = 1.0
+_STOP_TASK_WAIT_S = 3.0
 
 _pass_env: ContextVar[Sequence[str]] = ContextVar("pass_env", default=())
 
@@ -80,7 +84,14 @@ class Program:
     """A client of the SDK and the process behind it. A dead program stays dead: start a new one with `resume`."""
 
     def __init__(
-        self, options: ClaudeOptions, session_id: str, *, resume: bool, marker: Marker, ask: Ask
+        self,
+        options: ClaudeOptions,
+        session_id: str,
+        *,
+        resume: bool,
+        marker: Marker,
+        ask: Ask,
+        stream: Stream,
     ) -> None:
         self._marker = marker
         self._inherits = options.pass_env
@@ -88,14 +99,10 @@ class Program:
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._client = ClaudeSDKClient(self._sdk_options(options, session_id, resume))
         self._process: psutil.Process | None = None
-        self._lines: deque[Line] = deque()
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._stream = stream
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[ProcessReport] | None = None
-        self.listening = False
-        self.cost_usd = 0.0
 
     def _sdk_options(self, options: ClaudeOptions, session_id: str, resume: bool) -> ClaudeAgentOptions:
         append = {"append": options.system_prompt} if options.system_prompt else {}
@@ -132,15 +139,42 @@ class Program:
         while not (await asyncio.wait({connecting}, timeout=_START_LOOK_S))[0]:
             code = getattr(getattr(self._client._transport, "_process", None), "returncode", None)
             if ended:
-                raise self._failed(f"Claude Code ended before it was ready (exit code {code})", None)
+                raise self._failed("Claude Code ended before it was ready", None)
             ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
-        serve(self._client._query, self._ask)
+        serve(self._client._query, lambda request: self._ask(request, None))
         transport = self._client._transport
         self._process = identify(getattr(getattr(transport, "_process", None), "pid", -1))
         self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._changed.set())
+        self._reader.add_done_callback(lambda _: self._stream.close())
+        self._watch_exit()
+
+    def _watch_exit(self) -> None:
+        """End the lines when the process has exited, also while something it started holds its pipe open."""
+        try:
+            exited = os.pidfd_open(self._process.pid) if self._process is not None else -1
+        except (OSError, AttributeError):
+            return  # no Linux, or it has exited already: then the end of the pipe has to do
+        if exited < 0:
+            return
+        loop, reader = asyncio.get_running_loop(), self._reader
+        assert reader is not None
+
+        def seen() -> None:
+            done()
+            # What it printed last is in the pipe: give it to the reader before nobody writes any more.
+            loop.call_later(_LAST_LINES_S, reader.cancel)
+
+        def done(_: object = None) -> None:
+            nonlocal exited
+            if exited >= 0:
+                loop.remove_reader(exited)
+                os.close(exited)
+                exited = -1
+
+        loop.add_reader(exited, seen)
+        reader.add_done_callback(done)
 
     @property
     def alive(self) -> bool:
@@ -201,43 +235,12 @@ class Program:
     # --- lines --------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Take over the lines; those between turns are dropped, and a slow reader holds the program up."""
+        """Give every line to the stream, in turns and between them; a slow follower holds the program up."""
         query = self._client._query
         if query is None:
             return
         async for line in cast(AsyncIterator[Line], query.receive_messages()):
-            while self.listening and len(self._lines) >= _LINES_WAITING:
-                self._room.clear()
-                await self._room.wait()
-            if self.listening:
-                self._lines.append(line)
-                self._changed.set()
-            else:
-                self.note_cost(line)
-
-    def listen(self, listening: bool) -> None:
-        """Keep the lines from now on, or drop them."""
-        self.listening = listening
-        if not listening:
-            self._lines.clear()
-        self._room.set()
-
-    async def receive(self) -> Line | None:
-        """Return the next line, `None` when the program has ended."""
-        while not self._lines:
-            if not self.alive:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        line = self._lines.popleft()
-        self._room.set()
-        return line
-
-    def note_cost(self, line: Line) -> None:
-        """Remember the running total of a result line."""
-        total = line.get("total_cost_usd")
-        if isinstance(total, int | float):
-            self.cost_usd = float(total)
+            await self._stream.take(line)
 
     async def send(self, text: str, uuid: str) -> None:
         """Write a prompt. Raises ProgramFailed when the program is gone."""
@@ -266,13 +269,27 @@ class Program:
             return False
         return asking.exception() is None
 
+    async def stop_task(self, task: str) -> None:
+        """Ask the program to end something it runs in the background; one that does not answer is not waited for."""
+        asking = asyncio.create_task(self._client.stop_task(task))
+        await asyncio.wait({asking}, timeout=_STOP_TASK_WAIT_S)
+        if not asking.done():
+            asking.cancel()
+        elif not asking.cancelled():
+            asking.exception()  # what it did not end is ended with its processes
+
     def failure(self, message: str) -> ProgramFailed:
         """Return the error of a program that has ended: its exit code and its last words."""
-        error = self._reader.exception() if self._reader and self._reader.done() else None
+        reader = self._reader
+        over = reader is not None and reader.done() and not reader.cancelled()
+        error = reader.exception() if reader is not None and over else None
         return self._failed(message, error)
 
     def _failed(self, message: str, error: BaseException | None) -> ProgramFailed:
+        process = getattr(self._client._transport, "_process", None)
         code = getattr(error, "exit_code", None)
+        if code is None and process is not None:
+            code = process.returncode
         if code is not None:
             message += f" (exit code {code})"
         said = "\n".join(self._stderr) or (str(error) if error is not None and code is None else "")
@@ -286,7 +303,7 @@ class Program:
         request = approval_of(
             tool, arguments, tool_call_id=context.tool_use_id or "", title=context.title or ""
         )
-        told = verdict(request, await self._ask(request))
+        told = verdict(request, await self._ask(request, context.agent_id))
         if isinstance(told, str):
             return PermissionResultDeny(message=told)
         return PermissionResultAllow(updated_input=None if told is None else dict(told))

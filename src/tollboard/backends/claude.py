@@ -14,8 +14,10 @@ import importlib.util
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,16 +31,18 @@ from tollboard.backends._claude_options import (
     login_found,
     parse_claude_options,
 )
+from tollboard.backends._claude_stream import Speech, Stream
 from tollboard.backends._environment import inherited_by_claude
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
-from tollboard.runtime.backend import Backend, Health, ProcessReport, Turn
+from tollboard.runtime.backend import Backend, Health, Host, ProcessReport, Turn
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Event
 
 if TYPE_CHECKING:
     from tollboard.backends._claude_program import Program
-    from tollboard.backends._claude_turn import ClaudeTurn
+    from tollboard.backends._claude_turn import ClaudeTurn, OwnTurn
 
 INSTALL = "pip install 'tollboard[claude]'"
 _VERSION_WAIT_S = 15.0
@@ -55,7 +59,11 @@ class ClaudeSession:
     effective: dict[str, str] = field(default_factory=dict)
     reported: bool = False
     program: Program | None = None
-    turn: ClaudeTurn | None = None
+    stream: Stream = field(init=False)
+    host: Host | None = None
+    own: deque[Speech] = field(default_factory=deque)
+    """Turns that the program has begun by itself and that nobody follows yet."""
+    turn: OwnTurn | None = None
     closing: asyncio.Task[None] | None = None
     ending: asyncio.Task[ProcessReport] | None = None
 
@@ -64,11 +72,40 @@ class ClaudeSession:
         """Return the variable that every process of this session carries."""
         return self.options.marker or ("TOLLBOARD_PROGRAM", self.id)
 
-    async def ask(self, request: ApprovalRequest) -> Decision:
-        """Put a permission question to the turn in flight."""
-        if self.turn is None:
+    def __post_init__(self) -> None:
+        self.new_stream()
+
+    def new_stream(self) -> Stream:
+        """Return the stream of a program that is about to be started."""
+        self.stream = Stream(
+            self._begin_own, self._tell_background, lambda: self.turn.ref if self.turn else ""
+        )
+        return self.stream
+
+    def _begin_own(self, speech: Speech, cause: str) -> None:
+        if self.host is not None and self.ending is None:
+            self.own.append(speech)
+            if not self.host.begin_turn(cause):
+                self.own.remove(speech)
+
+    def _tell_background(self, running: Sequence[BackgroundTask], lost: str) -> None:
+        if self.host is not None and self.ending is None:
+            self.host.background(running, lost=lost)
+
+    def dropped(self) -> None:
+        """Note that the program has ended."""
+        self.program = None
+
+    async def ask(self, request: ApprovalRequest, agent: str | None = None) -> Decision:
+        """Put a permission question to the turn in flight; that of a background sub-agent belongs to no turn."""
+        task = self.stream.running.get(agent or "")
+        if task is not None:
+            request = replace(request, path=(self.stream.agents.get(task.id, task.id),))
+        elif self.turn is not None:
+            return await self.turn.decide(request)
+        if self.host is None:
             return Reject("No turn is in flight, so nobody can be asked. Do it in the next turn.")
-        return await self.turn.decide(request)
+        return await self.host.ask(request, task.ref if task is not None else "")
 
     async def settled(self) -> None:
         """Wait until an earlier turn that was closed early has been cleared away, and its program has ended if it must.
@@ -131,13 +168,22 @@ class ClaudeBackend(Backend[ClaudeSession]):
             # Before the program starts: a crash in between must not lose the conversation (E19).
             await turn.checkpoint(session.id)
             session.reported = True
-        run = await _new_turn(session, text, turn)
-        try:
-            while (event := await run.next_event()) is not None:
+        async with aclosing(_follow(session, await _new_turn(session, text, turn))) as events:
+            async for event in events:
                 yield event
-        finally:
-            run.close()
-            await session.settled()
+
+    def listen(self, session: ClaudeSession, host: Host) -> None:
+        """Take the way to the agent, for the turns that the program begins by itself."""
+        session.host = host
+
+    async def own_turn(self, session: ClaudeSession, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Follow a turn that the program has begun by itself."""
+        from tollboard.backends._claude_turn import OwnTurn
+
+        await session.settled()
+        async with aclosing(_follow(session, OwnTurn(session, turn, session.own.popleft()))) as events:
+            async for event in events:
+                yield event
 
     async def terminate_session(self, session: ClaudeSession) -> ProcessReport:
         """End the program, politely if it is idle, and every process that carries the session's marker."""
@@ -181,6 +227,15 @@ class ClaudeBackend(Backend[ClaudeSession]):
             detail=detail,
             mend="" if login else f"run `{LOGIN}`, or set {KEY} where the daemon runs",
         )
+
+
+async def _follow(session: ClaudeSession, run: OwnTurn) -> AsyncGenerator[Event, None]:
+    try:
+        while (event := await run.next_event()) is not None:
+            yield event
+    finally:
+        run.close()
+        await session.settled()
 
 
 async def _new_turn(session: ClaudeSession, text: str, turn: Turn) -> ClaudeTurn:

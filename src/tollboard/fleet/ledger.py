@@ -94,6 +94,9 @@ class Ledger(Protocol):
     def set_life(self, session_id: str, life: Life, *, at: float, problem: str | None = None) -> Commit:
         """Remember that a session was stopped, or died."""
 
+    def set_notice(self, session_id: str, notice: str | None) -> Commit:
+        """Remember why a session halted by itself, or with `None` that this is over."""
+
     def delete_session(self, session_id: str) -> Commit:
         """Remove a session and everything that belongs to it."""
 

@@ -12,8 +12,10 @@ from typing import Literal
 
 from tollboard.runtime import outcome
 from tollboard.runtime.approval import ApprovalKind
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Question
+from tollboard.runtime.request import Origin
 
 
 class Life(StrEnum):
@@ -74,6 +76,10 @@ class SessionRecord:
     """The seq of the newest history entry; entries are numbered from 1 without gaps."""
     answered: bool = False
     """Whether a turn of it ever completed: only then is there a conversation that must not begin anew."""
+    notice: str | None = None
+    """Why it halted by itself."""
+    background: tuple[BackgroundTask, ...] = ()
+    """What ran in the background when this was read; of a live session the agent knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +103,12 @@ class SessionStatus:
     asked: Mapping[str, str]
     """Model, permission mode and directory as they were asked for."""
     effective: Mapping[str, str]
-    """The same as the provider reported them after the last start; empty until it did."""
+    """The same as the provider reported them last, before a restart too; empty until it did."""
     alarms: tuple[str, ...]
     """Each difference between `asked` and `effective`, and whatever else a person should look at."""
     problem: str | None
+    background: tuple[BackgroundTask, ...] = ()
+    """What runs beside its turns, commands and sub-agents, each with the time it began."""
     unread: int = 0
     """Turns that the reader who asked has not acknowledged, of this session, whatever others have had its name."""
     address: str = ""
@@ -119,7 +127,11 @@ class SessionDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished turn of a session's history."""
+    """One finished turn of a session's history.
+
+    With the origin `agent` nobody asked: the agent began the turn by itself, because something in the background ended
+    or was cut off, and `prompt` says what.
+    """
 
     session: str
     session_id: str
@@ -135,6 +147,7 @@ class Entry:
     attempt: int
     started_at: float
     completed_at: float
+    origin: Origin = Origin.TELL
     note: str | None = None
     """What is wrong with an answer that is ok otherwise, such as that its end is missing; `None`: nothing."""
 
@@ -408,7 +421,7 @@ FEED_KINDS = (
     "session.started", "session.stopped", "session.died", "settings", "queued", "cancelled", "turn.started",
     "turn.rejected", "turn.completed", "turn.failed", "text", "tool_use", "tool_result", "notice",
     "approval.requested", "approval.decided", "subagent.started", "subagent.completed", "subagent.failed",
-    "subagent.cancelled", "halted", "resumed", "missed",
+    "subagent.cancelled", "background", "halted", "resumed", "missed",
 )  # fmt: skip
 """What a FeedItem can be."""
 

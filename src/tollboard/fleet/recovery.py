@@ -21,9 +21,11 @@ from tollboard.fleet.ledger import Ledger, StoredRequest
 from tollboard.fleet.receipts import CONCLUDED
 from tollboard.fleet.records import ApprovalRecord, ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
+from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approval, ApprovalKind, ApprovalRequest, Asked, Reject, parse_decision
+from tollboard.runtime.background import cause_of
 from tollboard.runtime.request import Origin, Request
-from tollboard.runtime.results import Reason
+from tollboard.runtime.results import Failed, Reason
 
 if TYPE_CHECKING:
     from tollboard.fleet.roster import Roster
@@ -34,6 +36,7 @@ logger = logging.getLogger("tollboard.fleet")
 AT_ONCE = 200
 """Sessions that are brought back at the same time."""
 DAEMON_ENDED = "the daemon ended"
+CUT_OFF = "the daemon ended while this ran in the background"
 SECRET_GONE = "the daemon ended before the answer was used; it was secret, so it was not kept: ask again"
 
 
@@ -119,7 +122,8 @@ def _settled(
             request.asked = asked[stored.ref]
             delegating.add(stored.ref)  # its sub-agents go on with it
             queued.insert(0, request)
-        elif stored.receipt.state is RequestState.STARTED:
+        elif stored.receipt.state is RequestState.STARTED or stored.origin is Origin.AGENT:
+            # A turn of the agent's own ran where the agent ran: it was never a prompt that could be sent again.
             turns += 1
             _ = ledger.mark_interrupted(stored, seq=turns, at=now, detail=CONCLUDED)
             took = max(0.0, now - (stored.receipt.started_at or now))
@@ -130,7 +134,24 @@ def _settled(
     record = replace(record, turns=turns)
     journal = ledger.journal(record)
     journal.delegating |= delegating
-    return LiveSession(record, journal, waiting=queued)
+    session = LiveSession(record, journal, waiting=queued)
+    _note_lost(tail, session, now)
+    return session
+
+
+def _note_lost(tail: Tail, session: LiveSession, now: float) -> None:
+    """Say in the history what ran in the background and ended with the daemon."""
+    journal, record = session.journal, session.record
+    for task in record.background:
+        request = Request(new_ref(), cause_of(task), Origin.AGENT, now)
+        request.started_at = now
+        outcome = Failed(Reason.INTERRUPTED, CUT_OFF)
+        _ = journal.accepted(request), journal.started(request), journal.finished(request, outcome, 0.0)
+        data = {"reason": outcome.reason.value, "detail": CUT_OFF, "duration_s": 0.0}
+        tail.write(record.id, record.name, "turn.failed", data, request.ref)
+    if record.background:
+        _ = journal.background(())
+        session.record = replace(record, background=())
 
 
 def as_request(stored: StoredRequest) -> Request:

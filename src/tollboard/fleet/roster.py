@@ -105,8 +105,11 @@ class Roster:
         await self.backend(asked.backend).check_start({**own, "cwd": asked.path})
 
     async def start(self, session: LiveSession) -> None:
-        """Start the session's agent, which takes over its queue; what it really runs with is not known yet."""
-        record = session.record = replace(session.record, effective={})
+        """Start the session's agent, which takes over its queue.
+
+        What it ran with before is shown until it reports anew: a list without models says less than the last report.
+        """
+        record = session.record
         path = self.settings.check_path(record.path)
         options = resolve_references(record.options, os.environ)
         for request in session.waiting:
@@ -244,7 +247,11 @@ class Roster:
                 self._note(session, None)
 
     def _note(self, session: LiveSession, notice: str | None) -> None:
-        session.notice = notice
+        """Keep why a session halted by itself, over a restart too, if the ledger takes it."""
+        if session.record.notice != notice:
+            session.record = replace(session.record, notice=notice)
+            with contextlib.suppress(Overloaded):
+                _ = self.ledger.set_notice(session.id, notice)
 
 
 _HEARD: dict[EventName, Callable[[Roster, LiveSession, Metadata], None]] = {

@@ -47,8 +47,6 @@ class LiveSession:
     machine: Machine | None = None
     waiting: list[Request] = field(default_factory=list)
     """The queue of a session that is dead; of a living one its machine has it."""
-    notice: str | None = None
-    """Why it halted by itself."""
     retrying: str | None = None
     """What the provider did not do yet, and when it is asked again; only while it is so."""
     stopping: asyncio.Task[StopReport] | None = None
@@ -128,8 +126,8 @@ class LiveSession:
         agent = agent_status(machine)
         return _status(
             self.record,
-            self.notice,
-            self.retrying,
+            retrying=self.retrying,
+            background=machine.background,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
             needs_decision=agent.needs_decision,
@@ -145,8 +143,6 @@ def status_of(
     """Return the status of a session that has no agent: stopped or dead."""
     return _status(
         record,
-        None,
-        None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
         needs_decision=needs_decision,
@@ -169,7 +165,7 @@ def addressed(
     return replace(status, unread=unread, address=address)
 
 
-def _status(record: SessionRecord, notice: str | None, retrying: str | None, **now: object) -> SessionStatus:
+def _status(record: SessionRecord, *, retrying: str | None = None, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -183,7 +179,7 @@ def _status(record: SessionRecord, notice: str | None, retrying: str | None, **n
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=(*found, *(text for text in (notice, retrying, record.problem) if text is not None)),
+        alarms=(*found, *(text for text in (record.notice, retrying, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

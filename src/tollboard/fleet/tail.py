@@ -18,6 +18,8 @@ from tollboard.fleet.records import ApprovalState, FeedItem, FeedPage
 from tollboard.runtime import event as events
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval
+from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.request import Origin
 from tollboard.runtime.response import Response
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata, Telemetry
 
@@ -184,7 +186,9 @@ Row = Callable[[Measurements, Metadata], Rows]
 
 
 def _started(_: Measurements, metadata: Metadata) -> Rows:
-    yield "turn.started", {"attempt": metadata["attempt"]}
+    own = metadata["origin"] is Origin.AGENT
+    cause = {"origin": Origin.AGENT.value, "cause": _cut(str(metadata["prompt"]))} if own else {}
+    yield "turn.started", {"attempt": metadata["attempt"], **cause}
 
 
 def _completed(measurements: Measurements, metadata: Metadata) -> Rows:
@@ -249,6 +253,20 @@ def _checkpointed(_: Measurements, metadata: Metadata) -> Rows:
         yield "settings", dict(effective)
 
 
+def _background(_: Measurements, metadata: Metadata) -> Rows:
+    running = metadata["running"]
+    if isinstance(running, tuple):
+        tasks = [task for task in running if isinstance(task, BackgroundTask)]
+        yield (
+            "background",
+            {
+                "running": [
+                    {"id": t.id, "kind": t.kind, "what": _cut(t.what), "since": t.since} for t in tasks
+                ]
+            },
+        )
+
+
 def _received(_: Measurements, metadata: Metadata) -> Rows:
     match metadata["event"]:
         case events.TextEvent(text, message):
@@ -297,6 +315,7 @@ _ROWS: dict[EventName, Row] = {
     telemetry.APPROVAL_REQUESTED: _asked,
     telemetry.APPROVAL_DECIDED: _decided,
     telemetry.AGENT_CRASHED: _crashed,
+    telemetry.BACKGROUND_CHANGED: _background,
     telemetry.CHECKPOINTED: _checkpointed,
     telemetry.EVENT_RECEIVED: _received,
 }

@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from tollboard.errors import Unsupported
 from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.event import Event, Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.sub_agents import SubAgentNews
+
+if TYPE_CHECKING:
+    from tollboard.runtime.background import BackgroundTask
 
 S = TypeVar("S")
 
@@ -78,6 +81,31 @@ class Turn(Protocol):
         """
 
 
+class Host(Protocol):
+    """What a session that acts by itself may tell its agent, at any time between its start and its end."""
+
+    def begin_turn(self, cause: str) -> bool:
+        """Announce a turn that no request began; return whether it will be taken up (see `Backend.own_turn`).
+
+        `cause` tells a person why the agent began it. Announce it as soon as it has begun: until it has ended the
+        agent is busy, an interrupt ends it, and a halt or a stop treat it as the turn in flight.
+        """
+
+    def background(self, running: Sequence[BackgroundTask], *, lost: str = "") -> None:
+        """Tell what runs beside the turns now.
+
+        `lost`, if given, says why what is missing since the last call was cut off: the history will say so. Without
+        it, what is missing has ended by itself.
+        """
+
+    async def ask(self, request: ApprovalRequest, ref: str = "") -> Decision:
+        """Wait for a person to decide on a call that belongs to no turn, such as a background sub-agent's.
+
+        Whatever turns run meanwhile, the question waits as long as any other; cancel the call to withdraw it. `ref`
+        is that of the request that started the asker.
+        """
+
+
 class Backend(ABC, Generic[S]):
     """One provider. All methods are called on the event loop; none may block it."""
 
@@ -125,6 +153,20 @@ class Backend(ABC, Generic[S]):
     @abstractmethod
     async def terminate_session(self, session: S) -> ProcessReport:
         """End the session and every process it started; called once, last, also after a crash. Idempotent."""
+
+    def listen(self, session: S, host: Host) -> None:
+        """Take what the session may tell its agent between prompts; called once, before its first prompt.
+
+        A backend whose agents never act by themselves ignores it.
+        """
+
+    def own_turn(self, session: S, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Yield the events of a turn that the session announced with `Host.begin_turn`, the terminal one last.
+
+        Called once for each, in the order they were announced, never concurrently with `prompt`. What is true of the
+        generator of `prompt` is true of this one: closing it early ends the turn.
+        """
+        raise Unsupported(f"backend {self.name!r} announces no turns of its own")
 
     async def reset_session(self, session: S) -> S:
         """Return a session with a fresh conversation and the same options; called only while no prompt runs.

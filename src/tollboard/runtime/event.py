@@ -169,6 +169,8 @@ class ErrorEvent:
     usage: Usage | None = None
     cause: ErrorCause | None = None
     retry_after_s: float | None = None
+    interrupted: bool = False
+    """Whether what worked on it ended in the middle, rather than that it failed."""
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""

@@ -11,7 +11,7 @@ in its commit, cannot be started: the commit of its `started` must fail too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tollboard.runtime.approval import Approval, Decision
@@ -20,6 +20,7 @@ from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
 
 if TYPE_CHECKING:
+    from tollboard.runtime.background import BackgroundTask
     from tollboard.runtime.memory import Memory
     from tollboard.runtime.sub_agents import SubAgentNews
 
@@ -49,6 +50,9 @@ class Journal(Protocol):
 
     def halted(self, halted: bool) -> Commit | None:
         """Remember that the mailbox was frozen or released."""
+
+    def background(self, running: Sequence[BackgroundTask]) -> Commit | None:
+        """Remember what runs in the background now; after a crash that is what was cut off."""
 
     def memory(self) -> Memory | None:
         """Return where the backend keeps what it wants to know in the next turn; `None` when nothing is kept."""
@@ -85,6 +89,9 @@ class NullJournal:
         """Do nothing."""
 
     def halted(self, halted: bool) -> None:
+        """Do nothing."""
+
+    def background(self, running: Sequence[BackgroundTask]) -> None:
         """Do nothing."""
 
     def memory(self) -> None:

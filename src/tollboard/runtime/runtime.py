@@ -158,6 +158,7 @@ class Runtime:
             machine.session = await machine.backend.start_session(settings)
         else:
             machine.session = await machine.backend.resume_session(machine.provider_session_id, settings)
+        machine.listen()
 
     def _keep_recipe(self, machine: Machine, cls: type[GenAgent], options: dict[str, object]) -> None:
         name, backend, journal, ours = machine.name, machine.backend, machine.journal, machine.options
@@ -424,6 +425,7 @@ class Runtime:
         try:
             machine.session = await machine.backend.reset_session(machine.session)
             machine.provider_session_id = None
+            machine.listen()
         finally:
             machine.rest_after_reset()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tollboard.errors import StoreError
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import ApprovalRequest, Decision
-from tollboard.runtime.approvals import ask_person
+from tollboard.runtime.approvals import ask_person, asks
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.request import Request
@@ -142,7 +142,7 @@ class Turn:
 
     def leave(self) -> bool:
         """Let go of a turn that waits for people, without an outcome: it goes on when its agent is brought back."""
-        if self.stage is not STREAM or self.ending is not None or self.machine.approvals is None:
+        if self.stage is not STREAM or self.ending is not None or not asks(self):
             return False
         if not self.machine.backend.goes_on:
             return False
@@ -165,6 +165,11 @@ class Turn:
             return
         self._cancels += 1
         task.cancel()
+
+    def cancel_if_ended(self) -> None:
+        """Cancel the stream that is about to be read, if the turn was ended before: it runs elsewhere already."""
+        if self.ending is not None:
+            self._cancel()
 
     def _cancel_later(self, stage: Stage) -> None:
         still_there = self.stage is stage and (stage < DECIDE or self.in_callback)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
 from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject, plain_decision
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Answer, plain_question
 from tollboard.runtime.request import Origin, Request
@@ -27,10 +28,12 @@ from tollboard.store.queries import (
     CLOSE_APPROVAL,
     FINISH,
     REQUEST_APPROVAL,
+    SET_BACKGROUND,
     SET_HALTED,
     START,
     USED,
 )
+from tollboard.store.rows import background_json
 from tollboard.store.sub_agents import Begin, End, Say, set_status
 from tollboard.store.usage import usage_values
 from tollboard.store.write import Start, Write
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from tollboard.store.writer import Writer
 
 TURN_ENDED = "the turn it worked for has ended"
-_OWN = (Origin.CHAIN, Origin.EVENT)
+_OWN = (Origin.CHAIN, Origin.EVENT, Origin.AGENT)
 _CLOSED_AS = {
     Approve: ApprovalState.APPROVED,
     Edit: ApprovalState.EDITED,
@@ -125,6 +128,11 @@ class StoreJournal:
         """Note that the mailbox was frozen or released."""
         values = SET_HALTED.bind(session_id=self._session_id, is_halted=int(halted))
         return self._writer.submit(Write(SET_HALTED.sql, values), must=True)
+
+    def background(self, running: Sequence[BackgroundTask]) -> Write:
+        """Note what runs in the background."""
+        values = SET_BACKGROUND.bind(session_id=self._session_id, running=background_json(running))
+        return self._writer.submit(Write(SET_BACKGROUND.sql, values), must=True)
 
     def memory(self) -> StoreMemory:
         """Return what the session's backend remembers."""

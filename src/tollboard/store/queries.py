@@ -103,6 +103,16 @@ SET_HALTED = Query(
 )
 """Note that a session's mailbox was frozen or released."""
 
+SET_BACKGROUND = Query(
+    update(sessions).where(sessions.c.id == bindparam("session_id")).values(background=bindparam("running"))
+)
+"""Note what a session runs in the background."""
+
+SET_NOTICE = Query(
+    update(sessions).where(sessions.c.id == bindparam("session_id")).values(notice=bindparam("new_notice"))
+)
+"""Note why a session halted by itself, or that this is over."""
+
 CHECKPOINT = Query(
     update(sessions)
     .where(sessions.c.id == bindparam("session_id"))

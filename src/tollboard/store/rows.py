@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tollboard.fleet.ledger import StoredRequest, Unread
@@ -22,6 +24,7 @@ from tollboard.fleet.records import (
     TurnStatus,
 )
 from tollboard.runtime.approval import ApprovalKind
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import read_question
 from tollboard.runtime.request import Origin
@@ -45,7 +48,14 @@ def session_values(record: SessionRecord) -> dict[str, object]:
         "problem": record.problem,
         "provider_session_id": record.provider_session_id,
         "effective": to_json(dict(record.effective)),
+        "background": background_json(record.background),
+        "notice": record.notice,
     }
+
+
+def background_json(running: Sequence[BackgroundTask]) -> str:
+    """Return what runs in the background as its column keeps it."""
+    return to_json([asdict(task) for task in running])
 
 
 def session_record(row: Row) -> SessionRecord:
@@ -63,13 +73,16 @@ def session_record(row: Row) -> SessionRecord:
         problem,
         provider,
         effective,
+        background,
+        notice,
         turns,
         answered,
     ) = row
     return SessionRecord(
         id=id_, name=name, path=path, backend=backend, options=json.loads(options), life=Life(life),
         halted=bool(halted), created_at=created, stopped_at=stopped, problem=problem, provider_session_id=provider,
-        effective=json.loads(effective), turns=turns, answered=bool(answered),
+        effective=json.loads(effective), turns=turns, answered=bool(answered), notice=notice,
+        background=tuple(BackgroundTask(**task) for task in json.loads(background)),
     )  # fmt: skip
 
 
@@ -84,6 +97,7 @@ def stored_request(row: Row) -> StoredRequest:
             prompt=prompt, text=text, error=error_text(reason, detail),
             usage=None if usage == _NO_USAGE else Usage(*usage),
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
+            origin=Origin(origin),
             note=None if reason else detail,
         )  # fmt: skip
     ended = ended_at is not None

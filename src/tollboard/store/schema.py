@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every schema version this program knows, oldest first."""
 HEAD = VERSIONS[-1]
 
@@ -43,6 +43,8 @@ sessions = Table(
     Column("problem", Text),
     Column("provider_session_id", Text),
     Column("effective", Text, nullable=False, server_default=text("'{}'")),
+    Column("background", Text, nullable=False, server_default=text("'[]'")),
+    Column("notice", Text),
     # A dead session keeps its name until somebody stops it: its manager must look first.
     Index("sessions_name_taken", "name", unique=True, sqlite_where=text("life != 'stopped'")),
     Index("sessions_name", "name", "stopped_at"),

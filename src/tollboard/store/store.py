@@ -116,6 +116,10 @@ class Store:
             new_problem=problem,
         )
 
+    def set_notice(self, session_id: str, notice: str | None) -> Commit:
+        """Remember why a session halted by itself, or with `None` that this is over."""
+        return self._write(queries.SET_NOTICE, session_id=session_id, new_notice=notice)
+
     def delete_session(self, session_id: str) -> Commit:
         """Remove a session with its requests, summaries, approvals, cursors and feed items."""
         parts = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tollboard.runtime.approval import Approval, Decision
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request
@@ -122,6 +123,10 @@ class RecordingJournal:
     def halted(self, halted: bool) -> asyncio.Future[None]:
         """Note a halt or a resume."""
         return self._note("halted" if halted else "resumed", "")
+
+    def background(self, running: Sequence[BackgroundTask]) -> asyncio.Future[None]:
+        """Note what runs in the background."""
+        return self._note("background", " ".join(task.id for task in running))
 
     def memory(self) -> DictMemory:
         """Return a memory that ends with this journal."""

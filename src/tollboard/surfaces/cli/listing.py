@@ -11,6 +11,7 @@ import typer
 from tollboard.surfaces.cli.app import SESSIONS, Name, command
 from tollboard.surfaces.cli.invocation import Cli
 from tollboard.surfaces.cli.output import Cell, Column, Output
+from tollboard.surfaces.cli.text import one_line
 
 if TYPE_CHECKING:
     from tollboard.fleet.records import SessionStatus
@@ -48,7 +49,7 @@ def _print_list(out: Output, found: Sequence[SessionStatus]) -> None:
     if not found:
         out.beside("no sessions yet; start one: tollboard start NAME --path DIRECTORY")
         return
-    rows, alarms = [], []
+    rows, below = [], []
     for status in found:
         rows.append(
             (
@@ -62,10 +63,19 @@ def _print_list(out: Output, found: Sequence[SessionStatus]) -> None:
                 _short(status.path) if out.terminal else status.path,
             )
         )
-        alarms += [f"! {status.name}: {alarm}" for alarm in _alarms(status)]
+        below += [(f"+ {status.name}: {line}", "dim") for line in _background(out, status)]
+        below += [(f"! {status.name}: {alarm}", "yellow") for alarm in _alarms(status)]
     out.table(COLUMNS, rows)
-    for alarm in alarms:
-        out.line(alarm, "yellow")
+    for line, style in below:
+        out.line(line, style)
+
+
+def _background(out: Output, status: SessionStatus) -> list[str]:
+    """Return a line for each thing that runs beside the session's turns: what, since when."""
+    return [
+        f"{task.kind} in the background since {out.time(task.since)}: {one_line(task.what, 100)}"
+        for task in status.background
+    ]
 
 
 def _alarms(status: SessionStatus) -> list[str]:
@@ -113,6 +123,8 @@ def _print_status(out: Output, status: SessionStatus) -> None:
     if status.in_flight:
         out.field("in flight", status.in_flight)
     out.field("queued", status.queued)
+    for line in _background(out, status):
+        out.field("running", line)
     out.field("turns", status.turns)
     if status.unread:
         out.field("unread", status.unread)

@@ -25,7 +25,7 @@ def login(
         typer.Argument(metavar="[-- ARGUMENTS]", help="For the program's own login.", show_default=False),
     ] = None,
 ) -> int:
-    """Log in with the program of a backend.
+    """Log in with a backend's own program.
 
     \b
     Example:

@@ -6,7 +6,8 @@ The lines are read as they are printed (plain dictionaries), not as the SDK's cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tollboard.runtime.event import (
@@ -27,7 +28,8 @@ Line = Mapping[str, Any]
 class Translator:
     """Turn the lines of one turn into events; text arrives in pieces and, once more, whole: it is said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._message = ""
         self._streamed: dict[str, str] = {}
 
@@ -41,7 +43,7 @@ class Translator:
             case "user":
                 return _tool_results(line)
             case "system":
-                return _notices(line)
+                return _notices(line, self._now())
             case "rate_limit_event":
                 return _rate_limit(line)
             case _:
@@ -140,13 +142,16 @@ def _plain(content: Any) -> str:
     )
 
 
-def _notices(line: Line) -> list[Event]:
+def _notices(line: Line, now: float) -> list[Event]:
     match line.get("subtype"):
         case "api_retry":
             cause = line.get("error_status") or line.get("error") or "no answer"
             delay_s = float(line.get("retry_delay_ms") or 0) / 1000
             attempt = f"attempt {line.get('attempt')} of {line.get('max_retries')}"
-            return [NoticeEvent("api_retry", f"the API call failed ({cause}); {attempt} in {delay_s:.1f} s")]
+            at = now + delay_s
+            clock = time.strftime("%H:%M:%S", time.localtime(at))
+            told = f"the API call failed ({cause}); {attempt} at {clock}, in {delay_s:.1f} s"
+            return [NoticeEvent("api_retry", told, alarm=True, retry_at=at)]
         case "compact_boundary":
             return [NoticeEvent("compacted", "the conversation was shortened to fit the model's context")]
         case _:
@@ -158,7 +163,11 @@ def _rate_limit(line: Line) -> list[Event]:
     status = info.get("status")
     if status in (None, "allowed"):
         return []
-    return [NoticeEvent("rate_limit", f"{info.get('rateLimitType') or 'rate'} limit: {status}")]
+    told = f"{info.get('rateLimitType') or 'rate'} limit: {status}"
+    resets = info.get("resetsAt")
+    if isinstance(resets, int | float) and not isinstance(resets, bool) and 0 < resets < 2**33:
+        told += f"; it is lifted at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(resets))}"
+    return [NoticeEvent("rate_limit", told, alarm=status == "rejected")]
 
 
 def effective(line: Line) -> dict[str, str]:

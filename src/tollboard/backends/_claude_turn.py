@@ -25,6 +25,7 @@ from tollboard.backends._claude_events import (
     effective,
     is_init,
 )
+from tollboard.backends._claude_login import in_vain, our_words, trouble
 from tollboard.backends._claude_program import Program, ProgramFailed
 from tollboard.backends._claude_stream import Said, Speech
 from tollboard.ids import new_ref
@@ -56,6 +57,9 @@ class OwnTurn:
         self._before: list[psutil.Process] | None = None
         self._closed = asyncio.Event()
         self._ended = False
+        self._given_up = False
+        """The terminal event is there, and what the program still does is to be ended."""
+        self._key_source = self._refusal = ""
         session.turn = self
         speech.follow()
 
@@ -67,7 +71,7 @@ class OwnTurn:
     async def next_event(self) -> Event | None:
         """Return the next event, `None` after the terminal one."""
         while not self._ready:
-            if self._ended:
+            if self._ended or self._given_up:
                 return None
             await self._advance()
         return self._ready.popleft()
@@ -96,16 +100,22 @@ class OwnTurn:
 
     async def _take(self, said: Said) -> None:
         if isinstance(said, ResultEvent | ErrorEvent):
-            self._finish(said)
+            self._finish(self._in_our_words(said))
             return
         if is_init(said):
+            self._key_source = str(said.get("apiKeySource") or "")
             await self._note_effective(said, effective(said))
         elif mode := changed_mode(said):
             # By a plan that was approved, for one.
             await self._note_effective(said, {**self._session.effective, "permission_mode": mode})
         if said.get("type") == "conversation_reset":
             await self._note_id(str(said.get("new_conversation_id") or self._session.id))
+        if said.get("type") == "assistant":
+            self._refusal = str(said.get("error") or "")
         self._ready += self._translator.events(said)
+        if (vain := in_vain(said, self._key_source)) is not None:
+            self._given_up = True
+            self._ready += (vain, ErrorEvent(vain.message))
         if (used := self._calls.usage(said)) is not None:
             self._ready.append(UsageEvent(used))
 
@@ -121,6 +131,16 @@ class OwnTurn:
         if session_id != self._session.id:
             self._session.id = session_id
             await self._turn.checkpoint(session_id, self._session.effective)
+
+    def _in_our_words(self, terminal: ResultEvent | ErrorEvent) -> ResultEvent | ErrorEvent:
+        """Return the end of the turn; where a login or an account is what it lacks, say so and how to get it."""
+        if isinstance(terminal, ResultEvent):
+            return terminal
+        lacks = trouble(self._refusal, None, terminal.message, self._key_source)
+        if lacks is None:
+            return ErrorEvent(our_words(terminal.message), terminal.usage)
+        self._ready.append(lacks)
+        return ErrorEvent(lacks.message, terminal.usage)
 
     def _finish(self, terminal: ResultEvent | ErrorEvent) -> None:
         if isinstance(terminal, ResultEvent):

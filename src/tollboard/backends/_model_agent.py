@@ -11,6 +11,7 @@ from tollboard.backends._directory_tools import READ_ONLY, DirectoryTools
 from tollboard.backends._model_options import BUILT_IN, GUARDS, TODO_TOOL, AgentSpec, ModelOptions
 from tollboard.backends._process import Marker
 from tollboard.errors import InvalidOption
+from tollboard.subagents.ask_tool import ASK_PERSON, asking_tool
 from tollboard.subagents.building import find_model
 from tollboard.subagents.subagent import TASK_TOOLS, SubAgentConfig, general_purpose
 
@@ -55,13 +56,15 @@ class Toolbox:
         """Return the tool of that name. Raises InvalidOption that lists the known ones."""
         if name == TODO_TOOL:
             return self.write_todos
+        if name == ASK_PERSON:
+            return asking_tool()
         for tool in self.directory.tools():
             if tool.__name__ == name:
                 return tool
         offered = importlib.metadata.entry_points(group=TOOL_GROUP)
         if name in offered.names:
             return offered[name].load()
-        known = ", ".join((*BUILT_IN, *sorted(offered.names)))
+        known = ", ".join((*BUILT_IN, ASK_PERSON, *sorted(offered.names)))
         raise InvalidOption(f"there is no tool {name!r}; known are: {known}")
 
     def model(self, name: str) -> Any:
@@ -92,7 +95,7 @@ def _tool_names(spec: AgentSpec) -> set[str]:
 
 def definition_of(options: ModelOptions, toolbox: Toolbox) -> SubAgentConfig:
     """Return the session's agent with everything below it. Raises InvalidOption, BackendUnavailable."""
-    return _definition(options.agent, BUILT_IN, toolbox, toolbox.mcp(), top=True)
+    return _definition(options.agent, (*BUILT_IN, ASK_PERSON), toolbox, toolbox.mcp(), top=True)
 
 
 def _definition(
@@ -104,7 +107,9 @@ def _definition(
     top: bool = False,
 ) -> SubAgentConfig:
     names = inherited if spec.tools is None else spec.tools
-    below = tuple(_definition(each, names, toolbox, toolsets) for each in spec.sub_agents)
+    # Nobody watches a sub-agent, so what is handed down does not hold the tool that asks.
+    handed = tuple(name for name in names if name != ASK_PERSON)
+    below = tuple(_definition(each, handed, toolbox, toolsets) for each in spec.sub_agents)
     guards = {tool: guard for tool, guard in GUARDS.items() if tool in names}
     made = SubAgentConfig(
         name=spec.name,

@@ -27,7 +27,7 @@ from tollboard.backends._process import end_processes
 from tollboard.backends._sandbox import Wish, settle
 from tollboard.clock import SystemClock
 from tollboard.errors import InvalidDecision
-from tollboard.runtime.approval import ApprovalRequest, Edit, Reject
+from tollboard.runtime.approval import ApprovalKind, ApprovalRequest, Edit, Reject
 from tollboard.runtime.backend import ProcessReport, Turn
 from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, NoticeEvent, ResultEvent, UsageEvent
 from tollboard.runtime.memory import Memory
@@ -270,11 +270,13 @@ class Conversation:
         self._asking.pop(question, None)
 
     async def _ask_one(self, loop: Loop, turn: Turn, request: ActionRequest) -> None:
+        kind = ApprovalKind.QUESTION if request.questions else ApprovalKind.CALL
         decision = await turn.request_approval(
             ApprovalRequest(
                 request.tool, request.arguments, request.tool_call_id, request.display, request.allowed,
                 id=request.id, path=request.path[1:],
                 check=lambda arguments: loop.check(request.id, Edit(arguments)),
+                kind=kind, questions=request.questions,
             )
         )  # fmt: skip
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import shutil
 from collections import deque
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from tollboard.backends._claude_login import KEY, LOGIN, NO_LOGIN
 from tollboard.backends._claude_options import (
     HERMETIC,
     PLAIN,
@@ -142,14 +144,16 @@ class ClaudeBackend(Backend[ClaudeSession]):
         parse_claude_options(options)
 
     async def check_start(self, options: Mapping[str, object]) -> None:
-        """Raise BackendUnavailable without the extra too."""
+        """Raise BackendUnavailable without the extra or a login too."""
         _require_sdk()
-        parse_claude_options(options)
+        await _require_login(parse_claude_options(options))
 
     async def start_session(self, options: Mapping[str, object]) -> ClaudeSession:
-        """Return a session under a new id; nothing runs yet."""
+        """Return a session under a new id; nothing runs yet. Raises BackendUnavailable without a login."""
         _require_sdk()
-        return ClaudeSession(new_ref(), parse_claude_options(options), begun=False, answered=False)
+        parsed = parse_claude_options(options)
+        await _require_login(parsed)
+        return ClaudeSession(new_ref(), parsed, begun=False, answered=False)
 
     async def resume_session(self, provider_session_id: str, options: Mapping[str, object]) -> ClaudeSession:
         """Return a session that goes on with an earlier conversation; nothing runs yet."""
@@ -202,6 +206,13 @@ class ClaudeBackend(Backend[ClaudeSession]):
         """Return the options with who the worker is in the system prompt; a retried one's program tries once."""
         return claude_worker_options(options, opening, retried=retried)
 
+    def login_command(self) -> Sequence[str]:
+        """Return the program's own login. Raises BackendUnavailable without the extra."""
+        _require_sdk()
+        if (program := _find_program()) is None:
+            raise BackendUnavailable(f"Claude Code's program is not there: {INSTALL} --force-reinstall")
+        return (program, "auth", "login")
+
     async def check(self) -> Health:
         """Say which program would run and whether a login seems to be there."""
         if (program := _find_program()) is None:
@@ -209,10 +220,12 @@ class ClaudeBackend(Backend[ClaudeSession]):
         version = await _version_of(program)
         if not version:
             return Health(ok=False, detail=f"{program} does not run", mend=f"{INSTALL} --force-reinstall")
-        login = login_found(os.environ)
+        login = login_found(os.environ) or await _own_login(program, inherited_by_claude(os.environ))
         detail = f"Claude Code {version} ({program}); " + (f"login: {login}" if login else "no login found")
         return Health(
-            ok=bool(login), detail=detail, mend="" if login else "run `claude login` or set ANTHROPIC_API_KEY"
+            ok=bool(login),
+            detail=detail,
+            mend="" if login else f"run `{LOGIN}`, or set {KEY} where the daemon runs",
         )
 
 
@@ -271,13 +284,43 @@ def _find_program() -> str | None:
     return str(bundled) if bundled.is_file() else shutil.which("claude")
 
 
+async def _require_login(options: ClaudeOptions) -> None:
+    """Raise BackendUnavailable if there is no login to be found; where the program cannot say, the turn will."""
+    marker = options.marker or ("TOLLBOARD_PROGRAM", "login")
+    env = {**inherited_by_claude(os.environ), **options.environment(marker)}
+    program = options.cli_path or _find_program()
+    if login_found(env) or program is None or await _own_login(program, env) is not None:
+        return
+    raise BackendUnavailable(NO_LOGIN)
+
+
+async def _own_login(program: str, env: Mapping[str, str]) -> str | None:
+    """Return the login that the program knows of, which may be in a keychain; `None` when it says there is none.
+
+    An empty text: it did not say. It reads its files and makes no network connection.
+    """
+    said = await _output_of(program, "auth", "status", "--json", env=env)
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return ""
+    if not isinstance(found, dict) or not isinstance(found.get("loggedIn"), bool):
+        return ""
+    return str(found.get("authMethod") or "the program's own") if found["loggedIn"] else None
+
+
 async def _version_of(program: str) -> str:
     """Return what `--version` prints, an empty string if it does not run; it makes no network connection."""
+    return (await _output_of(program, "--version", env=inherited_by_claude(os.environ))).split(" ")[0].strip()
+
+
+async def _output_of(program: str, *arguments: str, env: Mapping[str, str]) -> str:
+    """Return what the program prints, an empty string if it does not run or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(
             program,
-            "--version",
-            env={**inherited_by_claude(os.environ), **HERMETIC},
+            *arguments,
+            env={**env, **HERMETIC},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -293,4 +336,4 @@ async def _version_of(program: str) -> str:
         if process.returncode is None:  # too slow, or nobody waits for it any more
             process.kill()
             await process.wait()
-    return output.decode("utf-8", "replace").split(" ")[0].strip()
+    return output.decode("utf-8", "replace")

@@ -58,11 +58,11 @@ class ModelBackend(Backend[ModelSession]):
     Options: `model` (needed: `anthropic:...`, `openai:...`, `google:...`, any that Pydantic AI knows), `base_url`
     (an OpenAI-compatible server such as Ollama or vLLM, or a proxy), `env` (keys by name, as `"$NAME"`),
     `system_prompt`, `settings` (temperature, max_tokens, ...), `limits`, `max_runs` (model calls in a turn, default
-    100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and
-    entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true, false or
-    {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`, `sub_agents`,
-    `general_purpose`, `list_sub_agents`, `summarise_at` (tokens), `sandbox` (off, auto or required: whether
-    commands run in one), `sandbox_network` (default true).
+    100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos,
+    ask_person, and entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true,
+    false or {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`,
+    `sub_agents`, `general_purpose`, `list_sub_agents`, `summarise_at` (tokens), `sandbox` (off, auto or required:
+    whether commands run in one), `sandbox_network` (default true).
     """
 
     name: ClassVar[str] = "model"

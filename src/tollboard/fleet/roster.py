@@ -18,6 +18,7 @@ from tollboard.fleet.settings import FleetSettings, check_options, resolve_refer
 from tollboard.ids import SESSION_MARKER
 from tollboard.runtime import telemetry
 from tollboard.runtime.backend import Backend
+from tollboard.runtime.event import NoticeEvent, TextEvent, ToolUseEvent
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata
@@ -223,11 +224,27 @@ class Roster:
             session.report(str(metadata["provider_session_id"]), effective)
 
     def _failed(self, session: LiveSession, metadata: Metadata) -> None:
+        session.retrying = None
         if metadata["reason"] is Reason.HALTED:
             self._note(session, str(metadata["detail"]))
 
     def _resumed(self, session: LiveSession, metadata: Metadata) -> None:
         self._note(session, None)
+
+    def _completed(self, session: LiveSession, metadata: Metadata) -> None:
+        session.retrying = None
+        self._note(session, None)
+
+    def _received(self, session: LiveSession, metadata: Metadata) -> None:
+        """Show what keeps a session from its work, until it speaks again (B08)."""
+        match metadata["event"]:
+            case NoticeEvent(message=message, alarm=True, retry_at=None):
+                self._note(session, message)
+            case NoticeEvent(message=message, alarm=True):
+                session.retrying = message
+            case TextEvent() | ToolUseEvent():
+                session.retrying = None
+                self._note(session, None)
 
     def _note(self, session: LiveSession, notice: str | None) -> None:
         """Keep why a session halted by itself, over a restart too, if the ledger takes it."""
@@ -241,6 +258,8 @@ _HEARD: dict[EventName, Callable[[Roster, LiveSession, Metadata], None]] = {
     telemetry.AGENT_CRASHED: Roster._crashed,
     telemetry.AGENT_STARTED: Roster._started,
     telemetry.CHECKPOINTED: Roster._checkpointed,
+    telemetry.EVENT_RECEIVED: Roster._received,
     telemetry.PROMPT_ERROR: Roster._failed,
+    telemetry.PROMPT_STOP: Roster._completed,
     telemetry.RESUMED: Roster._resumed,
 }

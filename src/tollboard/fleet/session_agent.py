@@ -47,6 +47,8 @@ class LiveSession:
     machine: Machine | None = None
     waiting: list[Request] = field(default_factory=list)
     """The queue of a session that is dead; of a living one its machine has it."""
+    retrying: str | None = None
+    """What the provider did not do yet, and when it is asked again; only while it is so."""
     stopping: asyncio.Task[StopReport] | None = None
     reviving: asyncio.Task[None] | None = None
 
@@ -124,6 +126,7 @@ class LiveSession:
         agent = agent_status(machine)
         return _status(
             self.record,
+            retrying=self.retrying,
             background=machine.background,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
@@ -162,7 +165,7 @@ def addressed(
     return replace(status, unread=unread, address=address)
 
 
-def _status(record: SessionRecord, **now: object) -> SessionStatus:
+def _status(record: SessionRecord, *, retrying: str | None = None, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -176,7 +179,7 @@ def _status(record: SessionRecord, **now: object) -> SessionStatus:
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=(*found, *(text for text in (record.notice, record.problem) if text is not None)),
+        alarms=(*found, *(text for text in (record.notice, retrying, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

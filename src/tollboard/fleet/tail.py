@@ -276,8 +276,9 @@ def _received(_: Measurements, metadata: Metadata) -> Rows:
             yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(_json(arguments))}
         case events.ToolResultEvent(id, content, is_error):
             yield "tool_result", {"id": id, "is_error": is_error, **_cut_field("content", content)}
-        case events.NoticeEvent(name, message):
-            yield "notice", {"name": name, "message": _cut(message)}
+        case events.NoticeEvent(name, message, _, retry_at):
+            when = {} if retry_at is None else {"retry_at": round(retry_at, 3)}
+            yield "notice", {"name": name, "message": _cut(message), **when}
 
 
 def _json(arguments: Mapping[str, object]) -> str:

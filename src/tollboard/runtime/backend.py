@@ -213,6 +213,12 @@ class Backend(ABC, Generic[S]):
         """
         self.check_options(options)
 
+    def login_command(self) -> Sequence[str]:
+        """Return the program that logs a person in, with its arguments. Raises Unsupported, BackendUnavailable."""
+        raise Unsupported(
+            f"backend {self.name!r} has no login of its own; `tollboard doctor` says what it needs"
+        )
+
     async def check(self) -> Health:
         """Say whether this backend could work here (program, login); what `tollboard doctor` shows. Calls no model."""
         return Health(ok=True, detail="built in")

@@ -100,11 +100,17 @@ class UsageEvent:
 
 @dataclass(frozen=True, slots=True)
 class NoticeEvent:
-    """Something the backend wants a person to know: a retry, a rate limit, a changed setting."""
+    """Something the backend wants a person to know: a retry, a rate limit, a changed setting.
+
+    An `alarm` keeps the agent from its work: it is shown beside the session until the agent speaks again, or a turn of
+    it completes. `retry_at` is when the next attempt is made, in Unix seconds.
+    """
 
     kind: ClassVar[str] = "notice"
     name: str
     message: str = field(repr=False, default="")
+    alarm: bool = False
+    retry_at: float | None = None
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""

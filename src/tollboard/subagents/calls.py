@@ -31,6 +31,8 @@ from tollboard.errors import ApprovalNotFound, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
+from tollboard.runtime.question import Answer
+from tollboard.subagents.ask_tool import questions_of, told
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.deeds import account_of, did_something
 from tollboard.subagents.hygiene import encodable
@@ -130,6 +132,7 @@ class Calls:
             self._loop.path,
             self._loop.id,
             call.schema,
+            questions_of(call.tool, call.arguments, call.allowed),
         )
 
     def find(self, question: str) -> tuple[RunJournal, Call]:
@@ -214,6 +217,12 @@ class Calls:
         if (allowed := self._allowed(execution.tool)) and call.decision is None:
             await self._ask(call, execution.tool, allowed)
         match call.decision:
+            case Answer() as answer:
+                return CallOutcome("ok", told(answer, self._question(call).questions))
+            case Reject(message) if self._question(call).questions:
+                return CallOutcome(
+                    "failed", "The person did not answer" + (f": {message}" if message else "")
+                )
             case Reject(message):
                 why = f": {message}" if message else ""
                 return CallOutcome("failed", f"A person rejected this call; it was not run{why}")

@@ -32,8 +32,9 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import RunUsage
 
 from tollboard.errors import InvalidDecision, StoreError
-from tollboard.runtime.approval import ApprovalRequest, Decision, Edit, fit_decision
+from tollboard.runtime.approval import ApprovalKind, ApprovalRequest, Decision, Edit, fit_decision
 from tollboard.runtime.event import Event, NoticeEvent, TextEvent, ToolResultEvent, ToolUseEvent, Usage
+from tollboard.subagents.ask_tool import questions_of
 from tollboard.subagents.building import (
     Guard,
     agent_of,
@@ -189,7 +190,9 @@ class Loop:
     def check(self, question: str, decision: Decision) -> None:
         """Raise ApprovalNotFound or InvalidDecision unless this decision fits this question."""
         _, call = self.calls.find(question)
-        request = ApprovalRequest(call.tool, call.arguments, allowed=call.allowed)
+        asked = questions_of(call.tool, call.arguments, call.allowed)
+        kind = ApprovalKind.QUESTION if asked else ApprovalKind.CALL
+        request = ApprovalRequest(call.tool, call.arguments, allowed=call.allowed, kind=kind, questions=asked)
         fit_decision(decision, request)
         if isinstance(decision, Edit) and (why := misfit(decision.arguments, call.schema)):
             raise InvalidDecision(f"edit: the arguments do not fit {self.full_name(call.tool)!r}: {why}")

@@ -9,6 +9,7 @@ from enum import StrEnum
 from tollboard.runtime import outcome
 from tollboard.runtime.approval import ALL_DECISIONS
 from tollboard.runtime.event import Usage
+from tollboard.runtime.question import Question
 
 
 class Status(StrEnum):
@@ -45,6 +46,8 @@ class ActionRequest:
     path: tuple[str, ...] = ()
     sub_agent_id: str = ""
     schema: Mapping[str, object] | None = field(repr=False, default=None)
+    questions: tuple[Question, ...] = field(repr=False, default=())
+    """What is asked, when the call only asks: the decision is an answer then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tollboard.errors import InvalidOption
 from tollboard.ids import check_name, new_ref
 from tollboard.runtime.approval import ALL_DECISIONS
+from tollboard.subagents.ask_tool import ASK_PERSON
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent, Tool
@@ -33,7 +34,7 @@ MAX_PROMPT = 200_000
 MAX_RUNS = 50
 GENERAL_PURPOSE = "general-purpose"
 TASK_TOOLS = ("task", "get_task_instructions")
-ASKING_TOOLS = ("ask_user",)
+ASKING_TOOLS = ("ask_user", ASK_PERSON)
 """What a sub-agent never inherits: nobody watches it, so nobody would answer (E75)."""
 
 

@@ -14,7 +14,7 @@ pools.py pool_tasks.py submission.py task_files.py progress.py      workers, the
     has come
 mcp_cmds.py      what MCP hosts start, and how they are told
 repl_cmd.py      the Python prompt
-doctor.py checks.py demo.py stage.py completion.py
+login.py doctor.py checks.py demo.py stage.py completion.py
 """
 
 from __future__ import annotations

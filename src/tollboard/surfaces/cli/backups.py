@@ -25,7 +25,9 @@ File = Annotated[Path, typer.Argument(metavar="FILE", parser=given_path, help="T
 
 @command(DAEMON)
 def backup(cli: Cli, file: File) -> int:
-    """Copy everything the fleet remembers into one file, also while the daemon runs.
+    """Copy everything the fleet remembers into one file.
+
+    The daemon may run meanwhile.
 
     \b
     Example:
@@ -77,7 +79,9 @@ def export(
         typer.Argument(metavar="FILE", parser=given_path, help="Where to write (otherwise standard output)."),
     ] = None,
 ) -> int:
-    """Write everything the fleet remembers as JSON lines, one for each row.
+    """Write everything the fleet remembers as JSON lines.
+
+    Each line is one row of one table.
 
     \b
     Example:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.pool.role import DEFAULT_ROLE
 from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
@@ -280,6 +279,8 @@ def _problem(out: Output, view: PoolView) -> str | None:
 
 
 def _roles(size: Mapping[str, int]) -> str:
+    from tollboard.pool.role import DEFAULT_ROLE  # `--help` must not pay for asyncio
+
     if size.keys() == {DEFAULT_ROLE}:
         return count(size[DEFAULT_ROLE], DEFAULT_ROLE)
     return ", ".join(f"{number} {role}" for role, number in size.items())

@@ -60,6 +60,10 @@ chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look 
 	$(BIN)/python -m pytest tests/acceptance -m chaos -s \
 		--chaos-kills=$(TOLLBOARD_CHAOS_KILLS) $(PYTEST_FLAGS)
 
+storm: .venv/.all ## interrupt 500 and kill 100 times over trees of sub-agents, and compare with the stand-in's bill
+	TOLLBOARD_STORM_INTERRUPTS=$${TOLLBOARD_STORM_INTERRUPTS:-500} TOLLBOARD_STORM_KILLS=$${TOLLBOARD_STORM_KILLS:-100} \
+		$(BIN)/python -m pytest tests/acceptance/test_tree_storm.py -m chaos -s --chaos-kills=700 $(PYTEST_FLAGS)
+
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(LOCK_FLAGS)
 

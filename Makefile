@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test test-installation mutants format lint types imports check bench chaos isolation lock clean
+.PHONY: help demo test test-installation mutants format lint types imports check bench chaos storm isolation lock clean
 
 help: ## list the jobs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26

@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test test-installation mutants format lint types imports check background bench chaos isolation lock clean
+.PHONY: help demo test test-installation mutants format lint types imports check background bench chaos storm isolation lock clean
 
 help: ## list the jobs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -62,6 +62,10 @@ isolation: .venv/.all ## show over 10,000 tasks that those of a pool do not know
 chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
 	$(BIN)/python -m pytest tests/acceptance -m chaos -s \
 		--chaos-kills=$(TOLLBOARD_CHAOS_KILLS) $(PYTEST_FLAGS)
+
+storm: .venv/.all ## interrupt 500 and kill 100 times over trees of sub-agents, and compare with the stand-in's bill
+	TOLLBOARD_STORM_INTERRUPTS=$${TOLLBOARD_STORM_INTERRUPTS:-500} TOLLBOARD_STORM_KILLS=$${TOLLBOARD_STORM_KILLS:-100} \
+		$(BIN)/python -m pytest tests/acceptance/test_tree_storm.py -m chaos -s --chaos-kills=700 $(PYTEST_FLAGS)
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(LOCK_FLAGS)

@@ -54,7 +54,7 @@ bench: .venv-bench/.all ## measure ourselves beside the peers and write benchmar
 	.venv-bench/bin/python benchmarks/run.py
 
 isolation: .venv/.all ## show over 10,000 tasks that those of a pool do not know each other
-	TOLLBOARD_POOL_TASKS=$${TOLLBOARD_POOL_TASKS:-10000} $(BIN)/pytest tests/acceptance/test_pool_isolation.py -q -s
+	POOL_TASKS=$${POOL_TASKS:-10000} $(BIN)/pytest tests/acceptance/test_pool_isolation.py -q -s
 
 chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
 	$(BIN)/python -m pytest tests/acceptance -m chaos -s \

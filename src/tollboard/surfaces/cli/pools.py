@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tollboard.errors import Invalid
-from tollboard.pool.role import DEFAULT_ROLE
 from tollboard.surfaces.cli.app import POOLS, Group, app, command, given_path, show_help
 from tollboard.surfaces.cli.completion import complete_backend, complete_pool
 from tollboard.surfaces.cli.invocation import Cli
@@ -21,6 +20,9 @@ from tollboard.surfaces.cli.text import count
 
 if TYPE_CHECKING:
     from tollboard.fleet.pools.records import PoolDeleted, PoolView
+
+DEFAULT_ROLE = "worker"
+"""That of `tollboard.pool.role`, which is not imported: help must be quick."""
 
 PoolName = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", autocompletion=complete_pool)]
 

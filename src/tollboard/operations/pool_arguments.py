@@ -79,7 +79,7 @@ class PoolStart(Arguments):
     """See `PoolBoard.start`."""
 
     name: Annotated[str, AfterValidator(check_word), described(pattern=NAME_PATTERN)]
-    size: _Size | None = Field(default=None, description="How many, or {role: number}.")
+    size: _Size | None = None
     path: Annotated[str, AfterValidator(check_path), described(minLength=1, maxLength=MAX_PATH)]
     backend: _Word = DEFAULT_BACKEND
     role: _Word | None = None

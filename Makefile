@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # The rooms that promise 95 % of their branches.
 COVERED := $(wildcard src/tollboard/runtime src/tollboard/store)
 
-.PHONY: help demo test test-installation mutants format lint types imports check bench chaos isolation lock clean
+.PHONY: help demo test test-installation mutants format lint types imports check background bench chaos isolation lock clean
 
 help: ## list the jobs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -52,6 +52,9 @@ check: lint types imports ## lint, types and imports
 
 bench: .venv-bench/.all ## measure ourselves beside the peers and write benchmarks/RESULTS.md
 	.venv-bench/bin/python benchmarks/run.py
+
+background: .venv/.all ## the real Claude Code with work in the background, 20 rounds (TOLLBOARD_BACKGROUND_ROUNDS)
+	TOLLBOARD_BACKGROUND_ROUNDS=$${TOLLBOARD_BACKGROUND_ROUNDS:-20} $(BIN)/python -m pytest tests/acceptance/test_background.py -s $(PYTEST_FLAGS)
 
 isolation: .venv/.all ## show over 10,000 tasks that those of a pool do not know each other
 	POOL_TASKS=$${POOL_TASKS:-10000} $(BIN)/pytest tests/acceptance/test_pool_isolation.py -q -s

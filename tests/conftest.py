@@ -15,7 +15,10 @@ SHORT_CHAOS_KILLS = 25
 CHAOS_KILLS_VARIABLE = "TOLLBOARD_CHAOS_KILLS"
 CHAOS_S, CHAOS_S_PER_KILL = 600, 10
 """How long the chaos may take: at least, and for each kill."""
-_KEPT = (CHAOS_KILLS_VARIABLE, "TOLLBOARD_CHAOS_SEED")  # the test workers read them again
+_KEPT = (  # the test workers read them again
+    CHAOS_KILLS_VARIABLE, "TOLLBOARD_CHAOS_SEED", "TOLLBOARD_STORM_INTERRUPTS", "TOLLBOARD_STORM_KILLS",
+    "TOLLBOARD_STORM_SEED", "TOLLBOARD_MANY_SUB_AGENTS",
+)  # fmt: skip
 
 # No test may meet the state directory, the settings or the account of whoever runs it. Done once, at import, so that
 # fixtures of every scope and the programs they start see the same clean environment.

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from tollboard.errors import TollboardError as TollboardError
     from tollboard.fleet.board import Board as Board
     from tollboard.fleet.settings import FleetSettings as FleetSettings
-    from tollboard.fleet.switchboard import Switchboard as Switchboard
+    from tollboard.local import Switchboard as Switchboard
+    from tollboard.pool.pool import Pool as Pool
+    from tollboard.pool.records import Task as Task
     from tollboard.runtime.agent import GenAgent as GenAgent
     from tollboard.runtime.agent import Halt as Halt
     from tollboard.runtime.agent import Prompt as Prompt
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
     from tollboard.runtime.approval import Reject as Reject
     from tollboard.runtime.backend import Backend as Backend
     from tollboard.runtime.callbacks import current_name as current_name
+    from tollboard.runtime.outcome import Completed as Completed
+    from tollboard.runtime.outcome import Failed as Failed
+    from tollboard.runtime.outcome import Pending as Pending
     from tollboard.runtime.question import Answer as Answer
-    from tollboard.runtime.results import Completed as Completed
-    from tollboard.runtime.results import Failed as Failed
-    from tollboard.runtime.results import Pending as Pending
     from tollboard.runtime.runtime import Runtime as Runtime
     from tollboard.store.store import Store as Store
+    from tollboard.subagents.outcome import Interrupted as Interrupted
+    from tollboard.subagents.server import SubAgentServer as SubAgentServer
+    from tollboard.subagents.subagent import SubAgent as SubAgent
+    from tollboard.subagents.subagent import SubAgentConfig as SubAgentConfig
 
 __version__ = "0.1.0"
 
@@ -35,19 +41,25 @@ _HOMES = {
     "Backend": "runtime.backend",
     "Board": "fleet.board",
     "Client": "daemon.client",
-    "Completed": "runtime.results",
+    "Completed": "runtime.outcome",
     "Edit": "runtime.approval",
-    "Failed": "runtime.results",
+    "Failed": "runtime.outcome",
     "FleetSettings": "fleet.settings",
     "GenAgent": "runtime.agent",
     "Halt": "runtime.agent",
-    "Pending": "runtime.results",
+    "Interrupted": "subagents.outcome",
+    "Pending": "runtime.outcome",
+    "Pool": "pool.pool",
     "Prompt": "runtime.agent",
     "Reject": "runtime.approval",
     "Runtime": "runtime.runtime",
     "Skip": "runtime.agent",
     "Store": "store.store",
-    "Switchboard": "fleet.switchboard",
+    "SubAgent": "subagents.subagent",
+    "SubAgentConfig": "subagents.subagent",
+    "SubAgentServer": "subagents.server",
+    "Switchboard": "local",
+    "Task": "pool.records",
     "TollboardError": "errors",
     "current_name": "runtime.callbacks",
 }

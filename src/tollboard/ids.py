@@ -1,4 +1,5 @@
-"""Refs (UUIDv7 strings, RFC 9562) and the rule for names. Called at every acceptance, so it is quick."""
+"""Refs (UUIDv7 strings, RFC 9562), the rule for names, and the mark of our processes. Called at every acceptance, so it
+is quick."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ import time
 
 from tollboard.errors import InvalidName
 
+SESSION_MARKER = "TOLLBOARD_SESSION"
+"""The environment variable that every process of a session carries: `<home id>:<session id>`, with `:<worker>` for a
+worker of a pool."""
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)

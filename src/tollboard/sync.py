@@ -191,6 +191,9 @@ class Board:
     halt = _verb(Client.halt)
     resume = _verb(Client.resume)
     approvals = _verb(Client.approvals)
+    subagents = _verb(Client.subagents)
+    subagent_messages = _verb(Client.subagent_messages)
+    cancel_subagent = _verb(Client.cancel_subagent)
     decide = _verb(Client.decide)
 
     def tail(

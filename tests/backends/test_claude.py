@@ -326,6 +326,17 @@ async def test_an_interrupt_ends_a_running_tool_and_what_it_left_behind(
     assert await talk.answer("say on") == "on"
 
 
+async def test_l08_an_interrupted_turn_reports_what_it_used(talk: Conversation, cwd: Path) -> None:
+    await talk.answer("say hi")
+    task = talk.begin("run echo x > begun; sleep 3600")
+    await file_at(cwd / "begun")
+    turn = talk.turn
+    await cancel(task)
+    assert await talk.answer("say on") == "on"  # which waits until the turn before was cleared away
+    assert turn.usage is not None
+    assert (turn.usage.input_tokens, turn.usage.output_tokens) == (100, 10)
+
+
 async def test_a_background_command_of_an_earlier_turn_survives_an_interrupt(
     talk: Conversation, cwd: Path, messages_api: MessagesAPI
 ) -> None:

@@ -142,15 +142,26 @@ async def test_long_output_keeps_its_head_and_its_tail(tools: DirectoryTools) ->
     assert len(told) < HEAD + TAIL + 200
 
 
-async def test_commands_see_no_secret_of_the_daemon(
-    tools: DirectoryTools, monkeypatch: pytest.MonkeyPatch
+async def test_s27_commands_see_a_list_of_variables_and_nothing_else(
+    work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ANTHROPIC_API_KEY", "MY_TOKEN", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "hidden-treasure")
-    monkeypatch.setenv("HARMLESS", "seen")
+    tools = DirectoryTools(work, pass_env=["LISTED"])
+    for name in (
+        "ANTHROPIC_API_KEY",
+        "GITHUB_PAT",
+        "DATABASE_URL",
+        "HARMLESS",
+        "SSH_AUTH_SOCK",
+        "HTTPS_PROXY",
+    ):
+        monkeypatch.setenv(name, "http://me:hidden-treasure@x")
+    monkeypatch.setenv("LISTED", "seen")
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     told = await tools.run_command("env")
     assert "hidden-treasure" not in told
-    assert "HARMLESS=seen" in told
+    assert "LISTED=seen" in told
+    assert "http_proxy=http://proxy.example:3128" in told
+    assert f"PATH={os.environ['PATH']}" in told
 
 
 @pytest.mark.slow

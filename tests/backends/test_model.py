@@ -529,6 +529,7 @@ async def test_a_long_conversation_is_summarised_before_the_next_prompt(
     await talk.say("third")
     await talk.close()
     assert "the summary" in api.requests[-1].messages[0].text
+    assert "second" in api.requests[-1].messages[0].text
 
 
 async def test_a_tool_of_an_entry_point_is_called_by_its_name(
@@ -742,9 +743,9 @@ async def test_e79_a_long_turn_is_summarised_between_two_steps(
     assert turn.text == "all done"
     assert [event.name for event in of(turn, NoticeEvent)] == ["todos", "summarised"]
     asked, answered = api.requests[-2], api.requests[-1]
-    calls = [call.id for message in asked.messages for call in message.calls]
-    assert len(calls) == 3
-    assert [result.id for message in asked.messages for result in message.results] == calls
+    # Written out as text, with every result beside its call: some providers refuse calls without the same tools.
+    assert not [call for message in asked.messages for call in message.calls]
+    assert asked.last_user.count("Assistant called") == asked.last_user.count("Result of") == 3
     (message,) = answered.messages
     assert "the summary" in message.text
     assert "look around" in message.text

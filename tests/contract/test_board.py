@@ -261,6 +261,43 @@ async def test_s04_s05_the_inbox_and_its_cursor(board: Board, work: Path) -> Non
     assert (back.cursor, back.acked, back.unread) == (2, 1, 2)
 
 
+async def test_v08_sessions_that_shared_a_name_are_counted_and_reached_apart(
+    board: Board, work: Path
+) -> None:
+    for turns in (1, 3, 2):
+        await board.start_session("api", path=work, backend="echo")
+        for n in range(turns):
+            await answer(board, "api", f"{turns}.{n}")
+        if turns != 2:
+            await board.stop_session("api")
+    await board.ack("api@2", 1)
+    every = await board.list_sessions(all=True)
+    assert [(one.address, one.turns, one.unread) for one in every] == [
+        ("api@1", 1, 1),
+        ("api@2", 3, 2),
+        ("api", 2, 2),
+    ]
+    assert [(one.address, one.unread) for one in await board.list_sessions()] == [("api", 2)]
+    assert [one.unread for one in await board.list_sessions(all=True, reader="other")] == [1, 3, 2]
+    parts = {part.session_id: part.unread for part in (await board.inbox()).sessions}
+    for number, one in enumerate(every, 1):
+        name = f"api@{number}"
+        assert (await board.status(name)).id == one.id
+        assert (await board.status(one.id)).address == one.address
+        assert (await board.status(name)).unread == one.unread == parts[one.id]
+        assert [part.unread for part in (await board.inbox(name)).sessions] == [one.unread]
+        assert (await board.transcript(name)).total == one.turns
+        await board.summary_update(name, name)
+    assert [(await board.summary_get(f"api@{n}")).text for n in (1, 2, 3)] == ["api@1", "api@2", "api@3"]
+    for wrong in ("api@0", "api@4", "api@x", "api@", "nobody@1", "@1", "api@²"):
+        with pytest.raises(AgentNotFound):
+            await board.status(wrong)
+    assert (await board.delete_session("api@1")).turns == 1
+    with pytest.raises(Conflict):
+        await board.delete_session("api@2")  # the live one now
+    assert (await board.list_sessions(all=True))[0].address == "api@1"
+
+
 async def test_s04_an_inbox_can_be_waited_for(board: Board, work: Path) -> None:
     await board.start_session("api", path=work, backend="echo")
     assert (await board.inbox(wait=0)).entries == ()
@@ -487,6 +524,60 @@ async def _error(wrong: Coroutine[Any, Any, Any]) -> TollboardError:
         return AssertionError(f"no error but {await wrong!r}")  # type: ignore[return-value]
     except TollboardError as exc:
         return exc
+
+
+ODD: tuple[Any, ...] = (
+    None, 5, -1, 10**30, 1.5, float("nan"), True, b"x", "", "x" * 5_000, "\ud800", [], [5], ["\ud800"], {}, {"a": 1},
+    {"a": float("nan")}, object(),
+)  # fmt: skip
+GOOD: dict[str, Any] = {
+    "name": "api", "prompt": "x", "text": "x", "ref": "r", "refs": ["r"], "approval_id": "x",
+    "decision": {"type": "approve"}, "seq": 0, "backend": "echo",
+}  # fmt: skip
+
+
+def _calls() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return every verb with every argument wrong in every way."""
+    found = []
+    for verb in VERBS:
+        parameters = list(inspect.signature(getattr(Board, verb)).parameters.values())[1:]
+        wanted = {one.name: GOOD.get(one.name) for one in parameters if one.default is one.empty}
+        for one in parameters:
+            key = "option" if one.kind is one.VAR_KEYWORD else one.name
+            found += [(verb, f"{verb}({key}={value!r:.40})", {**wanted, key: value}) for value in ODD]
+    return found
+
+
+async def _try(board: Board, verb: str, given: dict[str, Any], work: Path) -> str:
+    """Return the class of the error, or that there was none."""
+    given = {key: (work if key == "path" and value is None else value) for key, value in given.items()}
+    given.pop("options", None)
+    try:
+        called = getattr(board, verb)(**given)
+        await (anext(called) if verb == "tail" else called)
+    except TollboardError as exc:
+        return type(exc).__name__
+    return "done"
+
+
+async def test_s20_every_argument_that_is_wrong_is_the_same_error_here_and_there(
+    home: Path, work: Path
+) -> None:
+    said: dict[str, dict[str, str]] = {}
+    for kind in KINDS:
+        (home / kind).mkdir(mode=0o700)
+        async with opened(kind, home / kind) as board:
+            await board.start_session("api", path=work, backend="echo")
+            said[kind] = {}
+            for verb, name, given in _calls():
+                if verb == "tail" or (name.startswith(("wait(timeout", "inbox(wait")) and "nan" not in name):
+                    continue  # these wait when nothing is wrong
+                said[kind][name] = await _try(board, verb, given, work)
+    differ = {name: (said["switchboard"][name], there) for name, there in said["client"].items()
+              if there != said["switchboard"][name]}  # fmt: skip
+    assert differ == {}
+    assert "WireError" not in said["client"].values()
+    assert len(said["client"]) > 500
 
 
 async def test_a_request_that_has_ended_is_not_cancelled(board: Board, work: Path) -> None:

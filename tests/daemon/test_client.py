@@ -29,7 +29,7 @@ from tollboard.errors import (
     WireError,
 )
 from tollboard.fleet.records import FeedItem
-from tollboard.fleet.roster import MARKER
+from tollboard.ids import SESSION_MARKER as MARKER
 
 pytestmark = pytest.mark.slow
 

@@ -188,7 +188,7 @@ async def test_a_daemon_that_cannot_be_starting_is_given_less_time(
 async def test_a_daemon_that_hangs_without_being_stopped(
     home: Path, monkeypatch: pytest.MonkeyPatch, hurried: None
 ) -> None:
-    monkeypatch.setattr(pulse, "_is_stopped", lambda pid: False)
+    monkeypatch.setattr(pulse, "is_stopped", lambda pid: False)
     with DaemonProcess(home) as daemon:
         daemon.freeze()
         said = await _said(Client.connect(home)._client._open(start=True))

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from tollboard.errors import (
     DaemonRunning,
     TollboardError,
 )
+from tollboard.surfaces.cli import main
 
 NOBODY = 65534
 
@@ -292,6 +294,79 @@ async def test_a_daemon_whose_directory_is_gone_ends(home: Path) -> None:
             path.unlink()
         daemon.signal(signal.SIGCONT)
         assert daemon.wait() == 1
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _replace(path: Path) -> None:
+    path.unlink()
+    path.write_text("something else")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "harms",
+    [
+        {"daemon.sock": _remove},
+        {"daemon.sock": _replace},
+        {"daemon.lock": _remove},
+        {"daemon.sock": _remove, "daemon.lock": _remove, "token": _remove},
+    ],
+    ids=lambda harms: " ".join(f"{harm.__name__[1:]} {name}" for name, harm in harms.items()),
+)
+async def test_what_a_cleaner_took_from_a_living_daemon_is_put_back(
+    home: Path, tmp_path: Path, harms: dict[str, Callable[[Path], None]]
+) -> None:
+    with DaemonProcess(home) as daemon:
+        async with Client.connect(home, start=False) as board:
+            await board.start_session("api", path=tmp_path, backend="echo")
+        for name, harm in harms.items():
+            harm(home / name)
+        daemon.signal(signal.SIGCONT)
+        async with Client.connect(home) as board:
+            assert [one.name for one in await board.list_sessions()] == ["api"]
+            assert (await board.health()).pid == daemon.pid
+            assert owner_pid(daemon.home) == daemon.pid
+            await board.shutdown()
+        assert not (home / "daemon.sock").exists()
+
+
+@pytest.mark.slow
+async def test_a_client_that_finds_no_socket_makes_the_daemon_look(home: Path) -> None:
+    with DaemonProcess(home) as daemon:
+        for _ in range(2):
+            daemon.home.socket.unlink()
+            async with Client.connect(home, start=False) as board:
+                assert (await board.health()).pid == daemon.pid
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_directory_was_moved_ends_and_keeps_its_hands_off_the_new_one(
+    home: Path, tmp_path: Path
+) -> None:
+    with DaemonProcess(home) as daemon:
+        home.rename(tmp_path / "moved")
+        home.mkdir(mode=0o700)
+        daemon.signal(signal.SIGCONT)
+        assert daemon.wait() == 1
+        assert list(home.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_daemon_that_cannot_be_reached_is_seen_and_ended_all_the_same(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DaemonProcess(home) as daemon:
+        daemon.home.socket.unlink()
+        daemon.home.socket.mkdir()  # nothing can be put back here
+        (daemon.home.socket / "x").write_text("")
+        assert main(["doctor", "--home", str(home)]) == 1
+        assert f"running, pid {daemon.pid}, but nobody answers" in capsys.readouterr().out
+        assert main(["shutdown", "--home", str(home)]) == 0
+        assert capsys.readouterr().out == "the daemon has ended\n"
+        assert daemon.wait() == 0
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_a_capability_that_there_is_not_is_refused_with_the_known_ones(
 ) -> None:
     home = StateDirectory(tmp_path)
     home.token.write_text("the secret\n")
-    with pytest.raises(Invalid, match="read, send, approve, admin"):
+    with pytest.raises(Invalid, match="read, send, approve, configure, admin"):
         narrow_token(home, wrong, "ci")
 
 

@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,6 +17,8 @@ from tollboard.fleet.records import FEED_KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+OF_ONES_OWN = ("openai:qwen3", "openai:my-model", "openai:any")
+"""Models of servers on one's own machine, which every page gives a `base_url`."""
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -42,6 +45,25 @@ def test_every_kind_of_feed_item_is_described() -> None:
     written |= set(re.findall(r"""_tail\.write\([^"]*"([a-z_.]+)",""", source))
     assert written <= set(FEED_KINDS)
     assert _described("feed.md", r"\n\| `([a-z_.]+)` \|") == set(FEED_KINDS)
+
+
+def test_l11_every_model_that_is_named_exists() -> None:
+    known_names = pytest.importorskip("pydantic_ai.models._known_model_names").KnownModelName
+    known = set(get_args(known_names.__value__))
+    sources = [path for path in (ROOT / "src").rglob("*.py") if "testing" not in path.parts]
+    named = {
+        (name, path.name)
+        for path in (*PAGES, *sources, *(ROOT / "examples").rglob("*.*"))
+        if path.suffix in (".md", ".py", ".toml")
+        for line in path.read_text().splitlines()
+        for name in re.findall(r"\b((?:anthropic|openai|openai-responses|google[a-z-]*):[a-z][\w.-]+)", line)
+        if name not in OF_ONES_OWN
+    }
+    assert named
+    unknown = {
+        (name, page) for name, page in named if name.replace("openai-responses:", "openai:") not in known
+    }
+    assert unknown == set()
 
 
 def _snippets() -> Iterator[tuple[str, str]]:
@@ -72,3 +94,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_claim_about_security_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named, "the page names no test"
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| claim")]
+    assert [row for row in rows if "`test_" not in row] == []

@@ -8,6 +8,9 @@ last user text:
     run CMD             calls Bash with CMD, then says `output: <what the tool gave>`
     both CMD && CMD     calls Bash twice in one message
     write FILE TEXT     calls Write
+    background CMD      calls Bash with CMD in the background
+    delegate PROMPT     calls Task with PROMPT, for a sub-agent in the background
+    (by itself)         told, when the program says that something in the background has ended
     slow [N]            N pieces (default 20), a tenth of a second apart
     hang                one piece, then nothing until `api.release()` or the client goes away
     fail STATUS [N]     fails with that HTTP status; with N only the first N times, then says `recovered`
@@ -59,6 +62,14 @@ class Request:
         """The last thing the user typed."""
         texts = self.user_texts
         return texts[-1] if texts else ""
+
+    @property
+    def notified(self) -> bool:
+        """Whether the program called by itself: the last message tells of the background, and holds no prompt."""
+        messages = self.body.get("messages", [])
+        if not messages or "<task-notification>" not in json.dumps(messages[-1]):
+            return False
+        return all("<task-notification>" in text for text in _texts(messages[-1]))
 
     @property
     def tool_results(self) -> list[str]:
@@ -197,6 +208,8 @@ class MessagesAPI:
         return answer if answer is not None else self._by_rule(request)
 
     def _by_rule(self, request: Request) -> Answer:
+        if request.notified:
+            return Text("told")
         if results := request.tool_results:
             return Text("output: " + "\n".join(result.strip() for result in results))
         text = request.text
@@ -211,6 +224,11 @@ class MessagesAPI:
                 return Tools(
                     [("Bash", {"command": cmd.strip(), "description": "run"}) for cmd in rest.split("&&")]
                 )
+            case "background":
+                return Tools([("Bash", {"command": rest, "description": rest, "run_in_background": True})])
+            case "delegate":
+                return Tools([("Task", {"description": rest, "prompt": rest, "subagent_type": "general-purpose",
+                                        "run_in_background": True})])  # fmt: skip
             case "write":
                 path, _, content = rest.partition(" ")
                 return Tools([("Write", {"file_path": path, "content": content})])

@@ -168,7 +168,7 @@ async def test_s18_a_key_whose_first_send_failed_is_free(fleet: Fleet) -> None:
 async def test_s18_a_sender_that_gives_up_and_tries_again_gets_the_same_ref(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     first = asyncio.ensure_future(fleet.board.send("api", "x", key="k"))
-    while not fleet.board._prompts._keys or (await fleet.board.status("api")).in_flight is None:
+    while not fleet.board._prompts._keys or fleet.board._roster.get("api").status().in_flight is None:
         await asyncio.sleep(0)
     first.cancel()
     ref = await fleet.board.send("api", "x", key="k")
@@ -227,7 +227,7 @@ async def test_s02_a_prompt_that_cannot_be_kept_is_taken_back_though_its_sender_
     fleet.fill_disk()
     sending = asyncio.ensure_future(fleet.board.send("api", "x", queue=True))
     await asyncio.sleep(0)
-    assert (await fleet.board.status("api")).queued == 1
+    assert fleet.board._roster.get("api").status().queued == 1
     sending.cancel()
     with pytest.raises(StoreUnavailable):
         await fleet.store.flush()
@@ -302,6 +302,7 @@ async def test_u12_a_queued_request_can_be_withdrawn(fleet: Fleet) -> None:
 async def test_u12_a_cancel_that_could_not_be_written_says_so(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    await fleet.gated.running.wait()
     fleet.fill_disk()
     with pytest.raises(StoreUnavailable):
         await fleet.board.cancel("api", refs[1])
@@ -314,6 +315,8 @@ async def test_u12_a_cancel_that_could_not_be_written_says_so(fleet: Fleet) -> N
 async def test_s23_an_earlier_failure_is_not_blamed_on_a_later_verb(fleet: Fleet) -> None:
     await fleet.start(backend="gated")
     refs = [await fleet.board.send("api", f"p{n}", queue=True) for n in range(2)]
+    # Until its turn has begun, a full disk ends the first request, and the second is in flight instead of queued.
+    await fleet.gated.running.wait()
     fleet.fill_disk()
     fleet.board._tail.write("s", "api", "notice", {})
     with pytest.raises(StoreUnavailable):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tollboard.errors import InvalidOption
-from tollboard.fleet.settings import alarms, asked, refuse_secrets, resolve_references
+from tollboard.fleet.secrets import refuse_secrets
+from tollboard.fleet.settings import alarms, asked, resolve_references
 
 
 @pytest.mark.parametrize(

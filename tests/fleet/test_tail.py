@@ -10,7 +10,7 @@ import pytest
 import tollboard.fleet.tail as tail_module
 from tests.fleet.world import Fleet, seen
 from tollboard.errors import Invalid
-from tollboard.fleet.records import FeedItem, PollPending
+from tollboard.fleet.records import FeedItem, PollCompleted, PollPending
 from tollboard.runtime.event import NoticeEvent
 from tollboard.store.retention import Retention
 
@@ -238,6 +238,22 @@ async def test_s10_a_deleted_session_leaves_the_feed(fleet: Fleet) -> None:
     items = await take(fleet.board.tail(after=0), last)
     assert {item.session for item in items} == {"", "stays"}
     assert items[-1].ref == ref
+
+
+async def test_l02_what_is_wrong_with_an_answer_is_said_in_its_entry_and_in_the_feed(fleet: Fleet) -> None:
+    cut = {"events": [{"kind": "result", "text": "the first of the", "note": "its end is missing"}]}
+    await fleet.start(backend="scripted", script=[cut, "whole"])
+    ref = await fleet.run("api", "x")
+    whole = await fleet.run("api", "y")
+    last = await settled(fleet)
+    ends = [item for item in await take(fleet.board.tail(after=0), last) if item.kind == "turn.completed"]
+    assert [item.data.get("note") for item in ends] == ["its end is missing", None]
+    polls = [await fleet.board.poll("api", each) for each in (ref, whole)]
+    assert [poll.entry.note for poll in polls if isinstance(poll, PollCompleted)] == [
+        "its end is missing",
+        None,
+    ]
+    assert [poll.entry.error for poll in polls if isinstance(poll, PollCompleted)] == [None, None]
 
 
 async def test_s10_odd_events_do_not_silence_the_feed(fleet: Fleet) -> None:

@@ -14,8 +14,8 @@ from tollboard.errors import UnknownBackend
 from tollboard.fleet.records import FeedItem, PollCompleted, PollFailed
 from tollboard.fleet.settings import FleetSettings
 from tollboard.fleet.switchboard import Switchboard
-from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
-from tollboard.runtime.event import Event, NoticeEvent, ResultEvent
+from tollboard.runtime.backend import NO_PROCESSES, Backend, Host, ProcessReport, Turn
+from tollboard.runtime.event import Event, NoticeEvent, ResultEvent, Usage
 from tollboard.store.retention import Retention
 from tollboard.store.store import Store
 
@@ -37,6 +37,8 @@ class Gated(Backend[dict[str, Any]]):
         self.on_start: Callable[[], Any] | None = None
         self.raises: BaseException | None = None
         self.notice: NoticeEvent | None = None
+        self.hosts: dict[str, Host] = {}
+        """The way to each session's agent, by its working name."""
         self._turns: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
 
     async def start_session(self, options: Mapping[str, object]) -> dict[str, Any]:
@@ -64,6 +66,14 @@ class Gated(Backend[dict[str, Any]]):
         self.reach(turn.ref).set()
         await _either(self.gate, self._passed(turn.ref))
         yield ResultEvent(f"done: {text}")
+
+    def listen(self, session: dict[str, Any], host: Host) -> None:
+        self.hosts[session["id"]] = host
+
+    async def own_turn(self, session: dict[str, Any], turn: Turn) -> AsyncGenerator[Event, None]:
+        self.reach(turn.ref).set()
+        await _either(self.gate, self._passed(turn.ref))
+        yield ResultEvent("by itself", Usage(3, 4, cost_usd=0.5))
 
     def reach(self, ref: str) -> asyncio.Event:
         return self._turns.setdefault(ref, (asyncio.Event(), asyncio.Event()))[0]

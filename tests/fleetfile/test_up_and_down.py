@@ -269,6 +269,7 @@ async def test_nothing_is_started_unless_all_of_it_could_be(
     assert second.startswith("[pools.two]: there is no model 'nobody:x'")
     assert await case.board.list_sessions() == ()
     assert await case.pools.list() == ()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     # What runs as written down is not checked again: a key that is gone meanwhile does not matter to it.
     text = '[sessions.one]\nbackend = "claude"\nenv = {MY_TOKEN = "$TOLLBOARD_TEST_KEY"}\n'
     monkeypatch.setenv("TOLLBOARD_TEST_KEY", "x")

@@ -124,3 +124,36 @@ def test_a_migration_that_fails_leaves_nothing_and_raises_what_sqlite_does(
         migrate.upgrade(path, None)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT * FROM sqlite_schema").fetchall() == []
+
+
+def test_l08_input_tokens_of_old_rows_count_what_was_cached(tmp_path: Path) -> None:
+    path = tmp_path / "tollboard.db"
+    migrate.upgrade(path, None, to="0004")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for backend in ("claude", "model"):
+            connection.execute(
+                "INSERT INTO sessions (id, name, path, backend, options, life, halted, created_at)"
+                " VALUES (?, ?, '/', ?, '{}', 'live', 0, 1.0)",
+                (backend, backend, backend),
+            )
+        rows = [("c1", "claude", 4, 10, 1000, 200), ("c2", "claude", None, None, None, None),
+                ("c3", "claude", 7, 1, None, 3),
+                ("m1", "model", 1204, 10, 1000, 200), ("m2", "model", -4880, -488, 0, 0)]  # fmt: skip
+        connection.executemany(
+            "INSERT INTO requests (ref, session_id, origin, prompt, accepted_at, attempt, input_tokens, output_tokens,"
+            " cache_read_tokens, cache_creation_tokens) VALUES (?, ?, 'tell', '', 1.0, 1, ?, ?, ?, ?)",
+            rows,
+        )
+        connection.commit()
+    migrate.upgrade(path, "0004", to="0005")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        found = connection.execute(
+            "SELECT ref, input_tokens, output_tokens FROM requests ORDER BY ref"
+        ).fetchall()
+    assert found == [
+        ("c1", 1204, 10),
+        ("c2", None, None),
+        ("c3", 10, 1),
+        ("m1", 1204, 10),
+        ("m2", None, None),
+    ]

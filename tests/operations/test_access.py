@@ -27,7 +27,7 @@ def test_s27_a_derived_token_carries_its_own_name_and_no_more_than_its_capabilit
     assert access == Access(Caller("cli", "mcp"), READ_SEND)
     access.require(Capability.READ)
     access.require(Capability.SEND)
-    for missing in (Capability.APPROVE, Capability.ADMIN):
+    for missing in (Capability.APPROVE, Capability.CONFIGURE, Capability.ADMIN):
         with pytest.raises(Denied, match=f"may read, send, not {missing}"):
             access.require(missing)
 
@@ -37,7 +37,7 @@ def test_admin_includes_the_others() -> None:
 
 
 def test_a_token_without_capabilities_is_not_made() -> None:
-    with pytest.raises(Invalid, match="read, send, approve, admin"):
+    with pytest.raises(Invalid, match="read, send, approve, configure, admin"):
         derive_token(SECRET, "x", frozenset())
 
 

@@ -100,7 +100,8 @@ def test_s27_what_each_capability_allows() -> None:
     assert by_capability[Capability.ADMIN] == {"delete_session", "pool_delete"}
     assert by_capability[Capability.READ] == {
         "list_sessions", "status", "definition", "backends", "poll", "wait", "inbox", "transcript", "summary_get",
-        "summary_versions", "events", "approvals", "pool_list", "pool_status", "pool_definition", "pool_wait",
+        "summary_versions", "events", "approvals", "subagents", "subagent_messages",
+        "pool_list", "pool_status", "pool_definition", "pool_wait",
         "pool_results", "pool_poll",
     }  # fmt: skip
 

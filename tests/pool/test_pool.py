@@ -26,6 +26,7 @@ from tollboard.pool.pool import Pool
 from tollboard.pool.records import Progress, Task, TaskStatus, WorkerState
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
+from tollboard.testing.clock import FakeClock
 
 ALL = ("round_robin", "least_loaded", "shared_queue", "longest_first")
 
@@ -72,10 +73,12 @@ async def test_p01_cancelling_the_start_leaves_nothing() -> None:
 
 
 async def test_p02_a_result_has_everything() -> None:
-    backend = GateBackend()
-    async with Pool.start(1, backend=backend, name="p", role="expert") as pool:
+    backend, clock = GateBackend(), FakeClock()
+    runtime = Runtime(clock=clock)
+    async with Pool.start(1, backend=backend, name="p", role="expert", runtime=runtime) as pool:
         worker, ref = await pool.submit("why?")
         await backend.wait_begun(1)
+        clock.advance(7)
         backend.let("why?")
         result = await pool.wait(ref)
         assert (result.worker, result.ref, result.prompt, result.role) == (worker, ref, "why?", "expert")
@@ -88,7 +91,9 @@ async def test_p02_a_result_has_everything() -> None:
         assert result.attempt == 1
         assert result.index == 0
         assert result.started_at is not None
-        assert result.submitted_at <= result.started_at <= result.completed_at
+        assert result.submitted_at <= result.started_at
+        assert result.completed_at - result.started_at == 7
+        assert result.duration_s == 7
         assert "why" not in repr(result)
 
 

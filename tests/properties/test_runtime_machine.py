@@ -75,6 +75,8 @@ class AgentMachine(RuleBasedStateMachine):
     async def _start(self) -> None:
         self.backend = Puppet()
         self.backend.prompt = self._prompt  # type: ignore[method-assign]
+        self.backend.own_turn = self._own_turn  # type: ignore[method-assign]
+        self.own: list[str] = []
         self.gates: list[asyncio.Event] = []
         self.ran: list[str] = []
         self.dispatched: list[str] = []
@@ -113,6 +115,11 @@ class AgentMachine(RuleBasedStateMachine):
                     yield ResultEvent("done")
         finally:
             self.running -= 1
+
+    def _own_turn(self, session: Any, turn: Turn) -> AsyncIterator[Event]:
+        text = self.backend.announced.pop(0)
+        self.dispatched.append(text)
+        return self._prompt(session, text, turn)
 
     def _pre_turn(self, prompt: str) -> Any:
         self.dispatched.append(prompt)
@@ -257,6 +264,45 @@ class AgentMachine(RuleBasedStateMachine):
 
         self.run(notifying())
 
+    @rule(
+        stream=st.sampled_from(STREAMS), decision=st.sampled_from(DECISIONS), slow=st.booleans(),
+        count=st.integers(1, 3), interrupt=st.sampled_from([False, False, True]),
+    )  # fmt: skip
+    def begin_by_itself(self, stream: str, decision: str, slow: bool, count: int, interrupt: bool) -> None:
+        if not self._alive():
+            return
+
+        async def beginning() -> None:
+            for _ in range(count):
+                self.count += 1
+                text = f"{self.count} {stream} {decision} as_it_is {'slow' if slow else 'plain'}"
+                assert self.backend.begin(text), "an agent that lives takes up what has begun"
+                self.own.append(text)
+            if interrupt:
+                assert self.runtime.interrupt(NAME), "there is a turn, and this ends it"
+
+        self.run(beginning())
+
+    @rule(asked=st.sampled_from(["approve", "give up"]))
+    def a_background_question(self, asked: str) -> None:
+        if not self._alive() or self.runtime.approvals:
+            return
+
+        async def asking() -> None:
+            assert self.backend.host is not None
+            answer = asyncio.ensure_future(self.backend.host.ask(ApprovalRequest("rm", {}, path=("child",))))
+            await self._settle()
+            (approval_id,) = self.runtime.approvals
+            if asked == "approve":
+                await self.runtime.decide(approval_id, Approve())
+                assert await answer == Approve()
+            else:
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
+            assert not self.runtime.approvals
+
+        self.run(asking())
+
     @rule(data=st.data(), right=st.sampled_from(["none", "right", "wrong"]))
     def interrupt(self, data: st.DataObject, right: str) -> None:
         if not self._alive():
@@ -289,11 +335,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     def _is_queued(self, ref: str) -> bool:
         machine = self.runtime.whereis(NAME)
-        return (
-            machine is not None
-            and (machine.turn is None or machine.turn.ref != ref)
-            and machine.pending(ref) is not None
-        )
+        return machine is not None and machine.in_flight() != ref and machine.pending(ref) is not None
 
     @rule()
     def halt(self) -> None:
@@ -352,11 +394,12 @@ class AgentMachine(RuleBasedStateMachine):
         async def again() -> None:
             if self._alive():
                 ending = asyncio.ensure_future(self.runtime.drain(NAME) if drain else self.runtime.stop(NAME))
-                await self._settle()
-                for gate in self.gates:
-                    gate.set()
-                for approval_id in list(self.runtime.approvals):
-                    await self.runtime.decide(approval_id, Approve())
+                while not ending.done():
+                    await self._settle()
+                    for gate in self.gates:
+                        gate.set()
+                    for approval_id in list(self.runtime.approvals):
+                        await self.runtime.decide(approval_id, Approve())
                 await ending
             self._all_ended(self.refs)
             self.refs.clear()
@@ -372,6 +415,13 @@ class AgentMachine(RuleBasedStateMachine):
         told = [text for text in self.dispatched if text in self.order]
         first_times = list(dict.fromkeys(told))
         assert first_times == [text for text in self.order if text in set(first_times)]
+
+    @invariant()
+    def what_has_begun_by_itself_is_followed_once_in_order(self) -> None:
+        followed = [text for text in self.dispatched if text in self.own]
+        assert followed == self.own[: len(followed)]
+        if self._alive() and self.runtime.status(NAME).phase is Phase.IDLE:
+            assert followed == self.own
 
     @invariant()
     def every_request_is_pending_or_has_one_outcome(self) -> None:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from tollboard.errors import Crash, StoreUnavailable, TollboardError, TurnFailed
 from tollboard.runtime.agent import GenAgent, Halt, Prompt, Skip
 from tollboard.runtime.approval import ApprovalRequest, Approve
-from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
+from tollboard.runtime.backend import NO_PROCESSES, Backend, Host, ProcessReport, Turn
 from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, TextEvent
 from tollboard.runtime.results import Failed, Outcome, Pending, Reason
 from tollboard.runtime.runtime import Runtime
@@ -260,6 +260,8 @@ class Chaotic(Backend[dict[str, Any]]):
         self.world = world
         self.running = 0
         self.open_sessions = 0
+        self.host: Host | None = None
+        self.announced: list[str] = []
 
     async def start_session(self, options: Mapping[str, object]) -> dict[str, Any]:
         self.open_sessions += 1
@@ -278,6 +280,14 @@ class Chaotic(Backend[dict[str, Any]]):
             session["open"] = False
             self.open_sessions -= 1
         return NO_PROCESSES
+
+    def listen(self, session: dict[str, Any], host: Host) -> None:
+        self.host = host
+        self.announced.clear()
+
+    def own_turn(self, session: dict[str, Any], turn: Turn) -> AsyncGenerator[Event, None]:
+        self.world.agent.text = text = self.announced.pop(0)
+        return self.prompt(session, text, turn)
 
     async def prompt(self, session: dict[str, Any], text: str, turn: Turn) -> AsyncGenerator[Event, None]:
         world, plan = self.world, self.world.plans[text.removeprefix("rewritten ")]
@@ -338,6 +348,7 @@ class Agent(GenAgent):
 
     def init_agent(self, *, world: World) -> Mapping[str, object]:  # type: ignore[override]
         self.world = world
+        world.agent = self
         self.text = ""
         return {}
 
@@ -477,6 +488,14 @@ class Driver:
 
     async def do_notify(self, plan: Plan, event: tuple[str, int], number: int) -> None:
         self.world.runtime.notify("a", event)
+
+    async def do_begin_by_itself(self, plan: Plan, event: object, number: int) -> None:
+        backend = self.world.backend
+        if backend.host is not None:
+            text = self.world.text(plan)
+            backend.announced.append(text)
+            if not backend.host.begin_turn(text):
+                backend.announced.remove(text)
 
     async def do_interrupt(self, plan: Plan, event: object, number: int) -> None:
         self.world.interrupt(self.ref(number) if number % 2 else None)

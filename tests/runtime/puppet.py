@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
 
 from tollboard.runtime.agent import GenAgent
-from tollboard.runtime.backend import NO_PROCESSES, Backend, ProcessReport, Turn
+from tollboard.runtime.backend import NO_PROCESSES, Backend, Host, ProcessReport, Turn
 from tollboard.runtime.event import ErrorEvent, Event, ResultEvent, TextEvent
 
 Script = Callable[[Turn], AsyncIterator[Event]]
@@ -47,6 +47,8 @@ class Puppet(Backend[dict[str, Any]]):
         self.sessions_seen: list[object] = []
         self._gates: dict[str, Gate] = {}
         self._scripts: dict[str, Script] = {}
+        self.host: Host | None = None
+        self.announced: list[str] = []
         self.refuse: Exception | None = None
         self.terminate_gate: Gate | None = None
 
@@ -97,6 +99,18 @@ class Puppet(Backend[dict[str, Any]]):
         finally:
             self.running -= 1
             self.closed.append(text)
+
+    def listen(self, session: dict[str, Any], host: Host) -> None:
+        self.host = host
+
+    def begin(self, cause: str) -> bool:
+        """Begin a turn that nobody asked for; what it does is scripted under its cause, as for a prompt."""
+        assert self.host is not None
+        self.announced.append(cause)
+        return self.host.begin_turn(cause)
+
+    def own_turn(self, session: dict[str, Any], turn: Turn) -> AsyncGenerator[Event, None]:
+        return self.prompt(session, self.announced.pop(0), turn)
 
     async def terminate_session(self, session: dict[str, Any]) -> ProcessReport:
         if self.terminate_gate is not None:

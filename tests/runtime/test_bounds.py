@@ -42,6 +42,39 @@ async def test_r30_prompts_are_bounded_by_bytes_of_utf8(runtime: Runtime, backen
     runtime.tell("a", "xy")
 
 
+async def test_r30_without_options_a_thousand_prompts_and_a_mebibyte_wait(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    for name, size, fits in (("many", 1, 1_000), ("big", 2048, 512)):
+        await runtime.start_agent(Plain, name, backend=backend)
+        runtime.halt(name)
+        for _ in range(fits):
+            runtime.tell(name, "x" * size)
+        with pytest.raises(Overloaded, match="mailbox") as full:
+            runtime.tell(name, "x" * size)
+        assert runtime.status(name).queued == fits
+        wanted = (1_000, 1_001, "prompts") if name == "many" else (1024 * 1024, 1024 * 1024 + 2048, "bytes")
+        assert (full.value.limit, full.value.size, full.value.unit) == wanted
+
+
+async def test_r30_without_options_a_thousand_notifications_and_a_mebibyte_of_them_wait(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    for name, size, fits in (("many", 1, 1_000), ("big", 2048, 512)):
+        gate = backend.hold(name)
+        await runtime.start_agent(Scripted, name, backend=backend, handle_event=lambda event: None)
+        ref = runtime.tell(name, name)
+        await gate.entered.wait()
+        for _ in range(fits):
+            runtime.notify(name, "x" * size)
+        with pytest.raises(Overloaded, match="notification buffer") as full:
+            runtime.notify(name, "x" * size)
+        assert runtime.snapshot(name).notifications == fits
+        assert full.value.limit == (1_000 if name == "many" else 1024 * 1024)
+        gate.release()
+        await runtime.wait(ref)
+
+
 async def test_r30_one_prompt_over_the_limit_is_refused_on_an_idle_agent_too(
     runtime: Runtime, backend: Puppet
 ) -> None:

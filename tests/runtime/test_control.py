@@ -26,7 +26,7 @@ from tollboard.runtime import telemetry
 from tollboard.runtime.agent import Halt, Prompt, Skip
 from tollboard.runtime.backend import Turn
 from tollboard.runtime.event import Event, ResultEvent, TextEvent
-from tollboard.runtime.results import Completed, Failed, Pending, Reason
+from tollboard.runtime.results import Completed, Failed, Outcome, Pending, Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase
 from tollboard.testing.recorder import RecordingJournal, TelemetryRecorder
@@ -638,3 +638,55 @@ async def test_e14_status_and_stop_are_served_while_retries_never_end(
     assert runtime.status("a").phase is Phase.PROCESSING
     await runtime.stop("a")
     assert backend.running == 0
+
+
+# -- who hears of a change may undo it -----------------------------------------------------------
+
+
+async def test_r12_halt_is_never_true_for_an_agent_that_is_not_halted(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    gate = backend.hold("first")
+    await runtime.start_agent(Plain, "a", backend=backend)
+    runtime.tell("a", "first")
+    await gate.entered.wait()
+    heard: list[bool] = []
+
+    def resume(ref: str, outcome: Outcome) -> None:
+        heard.append(runtime.resume("a"))
+
+    doomed = runtime.tell("a", "doomed", on_halt="fail", on_complete=resume)
+    last = runtime.tell("a", "last", on_halt="fail")
+    assert runtime.halt("a") is False
+    assert not runtime.status("a").halted
+    assert heard == [True]
+    gate.release()
+    assert [runtime.poll(ref) for ref in (doomed, last)] == [Failed(Reason.HALTED)] * 2
+
+
+@pytest.mark.parametrize("event", [telemetry.HALTED, telemetry.RESUMED])
+async def test_r12_a_handler_that_turns_it_round_is_in_the_answer(
+    runtime: Runtime, backend: Puppet, event: telemetry.EventName
+) -> None:
+    await runtime.start_agent(Plain, "a", backend=backend)
+    halted = event == telemetry.RESUMED
+    if halted:
+        runtime.halt("a")
+    verb, back = (runtime.resume, runtime.halt) if halted else (runtime.halt, runtime.resume)
+    runtime.telemetry.attach("back", (event,), lambda *_: back("a"))
+    assert verb("a") is False
+    assert runtime.status("a").halted is halted
+
+
+async def test_r15_what_is_in_flight_is_not_cancelled_also_before_its_turn_began(
+    runtime: Runtime, backend: Puppet
+) -> None:
+    await runtime.start_agent(Plain, "a", backend=backend)
+    ref = runtime.tell("a", "x")
+    assert runtime.status("a").in_flight == ref
+    with pytest.raises(NotCancellable, match="in flight: interrupt it"):
+        runtime.cancel(ref)
+    runtime.halt("a")  # now it waits
+    assert runtime.status("a").in_flight is None
+    runtime.cancel(ref)
+    assert runtime.poll(ref) == Failed(Reason.CANCELLED)

@@ -216,6 +216,17 @@ def test_send_wait_streams_each_piece_once(person: Person) -> None:
     assert person.types("send", "deploy", "go", "--wait").out == "said\nand concluded\n"
 
 
+def test_l02_an_answer_whose_end_is_missing_says_so_wherever_it_is_read(person: Person) -> None:
+    scripted(
+        person, {"events": [{"kind": "result", "text": "the first of the", "note": "its end is missing"}]}
+    )
+    said = person.types("send", "deploy", "go", "--wait")
+    assert said.out == "the first of the\n"
+    assert "its end is missing" in said.err
+    assert "its end is missing" in person.types("transcript", "deploy").out
+    assert person.types("transcript", "deploy", "--json").json["entries"][0]["note"] == "its end is missing"
+
+
 def test_send_wait_with_json_is_one_document(api: Person) -> None:
     document = api.types("send", "api", "hi", "--wait", "--json").json
     assert (document["status"], document["text"], document["entry"]["seq"]) == ("completed", "echo: hi", 1)

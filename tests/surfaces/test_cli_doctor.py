@@ -158,7 +158,7 @@ def test_a_narrow_token(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     access = read_token("secret-token", capsys.readouterr().out.strip(), Caller("http", "liar"))
     assert (access.caller.client, sorted(access.capabilities)) == ("bot", ["approve", "read"])
     assert main(["token", "--allow", "fly", "--home", str(home)]) == 2
-    assert "known are read, send, approve, admin" in capsys.readouterr().err
+    assert "known are read, send, approve, configure, admin" in capsys.readouterr().err
     assert main(["token", "--name", "bot", "--home", str(home)]) == 2
     assert "--allow" in capsys.readouterr().err
 

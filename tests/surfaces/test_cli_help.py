@@ -33,8 +33,10 @@ PROMISED = """
 start, list, status, stop, delete, backends, up, down,
 send, broadcast, poll, wait, cancel, inbox, ack, transcript, tail,
 summary get, summary set, summary edit, summary versions, interrupt, halt, resume, approvals, review, approve, edit,
-reject, pool start, pool list, pool status, pool scale, pool stop, pool delete, pool submit, pool wait,
-pool results, pool poll, pool cancel, mcp install, repl, serve, shutdown, token, doctor, demo, completion, version
+reject, answer, subagents, subagent messages, subagent cancel,
+pool start, pool list, pool status, pool scale, pool stop, pool delete, pool submit, pool wait,
+pool results, pool poll, pool cancel, mcp install, repl, serve, shutdown, token, login, doctor, demo,
+completion, version
 """
 
 

@@ -108,6 +108,54 @@ def test_one_session_only_and_what_is_not_allowed_is_not_offered(home: Path, fle
     assert said(fleet, ref).startswith("approved")
 
 
+STORE = {
+    "id": "store",
+    "text": "Which store?",
+    "header": "Store",
+    "options": ["Alpha", "Beta"],
+    "free_text": False,
+}
+WHY = {"id": "why", "text": "Why?", "secret": True}
+ASK_QUESTION = "[a]nswer [r]eject [s]kip [q]uit ? "
+
+
+def test_b06_questions_are_answered_by_number_and_in_words(home: Path, fleet: sync.Board) -> None:
+    one = asks(fleet, home, "one", questions=[STORE])
+    two = asks(fleet, home, "two", questions=[STORE, WHY])
+    with on_terminal(home, "review") as person:
+        shown = person.shows(ASK_QUESTION)
+        assert "one asks (shell)" in shown
+        assert "1  Alpha" in shown
+        person.types("9\n")
+        person.shows("takes no words of your own")
+        person.shows(ASK_QUESTION)
+        person.types("2\n")
+        person.shows("answered: shell of one")
+        person.shows(ASK_QUESTION)
+        person.types("a\n")
+        person.shows("Store: number. Ctrl-D: back > ")
+        person.types("alpha\n")
+        person.shows("why: your own words. Ctrl-D: back > ")
+        person.types("hunter2\n")
+        assert "hunter2" not in person.shows("2 answered")
+        assert person.ended() == 0
+    assert said(fleet, one) == 'answered {"store": "Beta"} '
+    assert said(fleet, two) == 'answered {"store": "Alpha", "why": "*"} '
+
+
+def test_b06_answer_without_words_asks_for_that_one(home: Path, fleet: sync.Board) -> None:
+    asks(fleet, home, "one", questions=[STORE])
+    ref = asks(fleet, home, "two", questions=[STORE])
+    (record,) = fleet.approvals("two")
+    with on_terminal(home, "answer", record.id[-6:]) as person:
+        person.shows(ASK_QUESTION)
+        person.types("1\n")
+        person.shows("answered: shell of two")
+        assert person.ended() == 0
+    assert said(fleet, ref) == 'answered {"store": "Alpha"} '
+    assert [one.session for one in fleet.approvals()] == ["one"]
+
+
 def test_it_is_left_with_q_ctrl_d_and_ctrl_c_and_decides_nothing(home: Path, fleet: sync.Board) -> None:
     asks(fleet, home, "one")
     for leave, code in (("q\n", 0), ("\x04", 0), ("", 130)):

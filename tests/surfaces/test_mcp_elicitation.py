@@ -139,6 +139,49 @@ async def test_a_person_decides(
     assert then in await said(boards.fleet, ref)
 
 
+STORE = {"id": "store", "text": "Which store?", "options": ["Alpha", "Beta"]}
+EXTRAS = {"id": "extras", "text": "What else?", "options": ["X", "Y"], "multiple": True, "free_text": False}
+
+
+@Eras
+@pytest.mark.parametrize(
+    ("answer", "then"),
+    [
+        ({"q1": "Beta", "q2_1": False, "q2_2": True}, '{"store": "Beta", "extras": "Y"}'),
+        ({"q1_text": "the third", "q2_1": True, "q2_2": True}, '{"store": "the third", "extras": "X, Y"}'),
+    ],
+)
+async def test_b06_a_person_answers_questions(
+    boards: Boards, tmp_path: Path, mode: str, answer: dict[str, Any], then: str
+) -> None:
+    ref = await asks(boards.fleet, tmp_path, "api", questions=[STORE, EXTRAS])
+    person = Seen(types.ElicitResult(action="accept", content=answer))
+    async with at_host(boards, person, mode) as client:
+        assert await reviews(client) == ({"api": "answered"}, 0)
+    assert "Which store?\n    - Alpha\n    - Beta" in person.forms[0].message
+    assert then in await said(boards.fleet, ref)
+
+
+@Eras
+async def test_b06_an_answer_that_does_not_fit_is_asked_for_again(
+    boards: Boards, tmp_path: Path, mode: str
+) -> None:
+    await asks(boards.fleet, tmp_path, "api", questions=[EXTRAS])
+    nothing = types.ElicitResult(action="accept", content={})
+    person = Seen(nothing, types.ElicitResult(action="accept", content={"q1_1": True}))
+    async with at_host(boards, person, mode) as client:
+        assert await reviews(client) == ({"api": "answered"}, 0)
+    assert "needs an answer" in person.forms[1].message
+
+
+async def test_b06_nobody_is_asked_for_a_secret_at_a_host(boards: Boards, tmp_path: Path) -> None:
+    await asks(boards.fleet, tmp_path, "api", questions=[{"id": "key", "text": "The key?", "secret": True}])
+    person = Seen(DECLINES)
+    async with at_host(boards, person) as client:
+        assert await reviews(client) == ({}, 1)
+    assert person.forms == []
+
+
 @Eras
 @pytest.mark.parametrize("answer", [DECLINES, CLOSES])
 async def test_what_is_declined_or_closed_waits_on(

@@ -94,7 +94,7 @@ async def test_s27_the_token_says_what_a_model_may_do(served: Served) -> None:
 
 async def test_s27_who_did_it_is_recorded(served: Served) -> None:
     async with host(served, served.narrow(READ, SEND)) as client:
-        home = str(served.home.path)
+        home = "/usr"
         view = await call(client, "pool_start", name="by-mcp", size=1, path=home, backend="echo")
         assert view["created_by"].startswith("mcp:narrow")
         await call(client, "pool_stop", name="by-mcp")
@@ -117,7 +117,7 @@ def test_s27_nobody_comes_in_past_the_gate(served: Served) -> None:
 
 async def test_fifty_hosts_at_once_lose_and_cross_nothing(served: Served) -> None:
     token = served.narrow(READ, SEND)
-    home = str(served.home.path)
+    home = "/usr"
 
     async def one(number: int) -> None:
         async with host(served, token, ("auto", "legacy")[number % 2]) as client:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tollboard.backends._claude_events import answers, is_init
+from tollboard.backends._claude_events import is_init
 from tollboard.backends._claude_program import Program, ProgramFailed
+from tollboard.backends._claude_stream import Stream
 from tollboard.ids import new_ref
+from tollboard.runtime.event import ErrorEvent, ResultEvent
 
 if TYPE_CHECKING:
     from tollboard.backends.claude import ClaudeSession
@@ -25,39 +27,37 @@ async def clear(session: ClaudeSession) -> None:
     program = session.program
     new_id = None
     if program is not None and program.alive:
-        new_id = await _cleared(program)
+        new_id = await _cleared(program, session.stream)
     if new_id is None:
         if program is not None:
             await program.end(politely=program.alive)
-            session.program = None
+            session.dropped()
         new_id, session.begun = new_ref(), False
     session.id = new_id
     session.effective = {}
     session.answered = session.reported = False
 
 
-async def _cleared(program: Program) -> str | None:
+async def _cleared(program: Program, stream: Stream) -> str | None:
     """Return the id of the program's new conversation, `None` if it has none, or if something works in it still."""
     uuid = new_ref()
-    reset, busy, new_id = False, False, None
-    program.listen(True)
+    reset, new_id = False, None
     try:
         async with asyncio.timeout(CLEAR_WAIT_S):
+            await stream.quiet()
+            if stream.running:
+                return None
+            speech = stream.ask(uuid)
             await program.send("/clear", uuid)
-            while (line := await program.receive()) is not None:
-                if line.get("type") == "conversation_reset":
+            while (said := await speech.next()) is not None:
+                if isinstance(said, ResultEvent | ErrorEvent):
+                    return new_id if reset and not stream.running else None
+                if said.get("type") == "conversation_reset":
                     reset = True
-                elif line.get("subtype") == "background_tasks_changed":
-                    busy = bool(line.get("tasks"))
-                elif is_init(line) and reset:
-                    new_id = str(line.get("session_id") or "") or None
-                elif line.get("type") == "result":
-                    program.note_cost(line)
-                    # A result before the reset is of a turn that the program began by itself, and names nobody.
-                    if answers(line, uuid) and reset:
-                        return new_id if not busy else None
+                elif is_init(said) and reset:
+                    new_id = str(said.get("session_id") or "") or None
     except (TimeoutError, ProgramFailed):
         return None
     finally:
-        program.listen(False)
+        stream.forget(uuid)
     return None

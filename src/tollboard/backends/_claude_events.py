@@ -6,7 +6,8 @@ The lines are read as they are printed (plain dictionaries), not as the SDK's cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tollboard.runtime.event import (
@@ -27,7 +28,8 @@ Line = Mapping[str, Any]
 class Translator:
     """Turn the lines of one turn into events; text arrives in pieces and, once more, whole: it is said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._message = ""
         self._streamed: dict[str, str] = {}
 
@@ -41,7 +43,7 @@ class Translator:
             case "user":
                 return _tool_results(line)
             case "system":
-                return _notices(line)
+                return _notices(line, self._now())
             case "rate_limit_event":
                 return _rate_limit(line)
             case _:
@@ -83,6 +85,32 @@ class Translator:
         return [TextEvent(rest, message=message)] if rest else []
 
 
+class CallUsage:
+    """Adds up what the calls of one turn have used so far: one that is cut off has paid for those that were answered.
+
+    The result of the turn says it again, with its cost, and then that counts.
+    """
+
+    def __init__(self) -> None:
+        self._total = [0, 0, 0, 0]
+        self._call: Line = {}
+
+    def usage(self, line: Line) -> Usage | None:
+        """Return the sum when this line ends a call, else `None`."""
+        event = _mapping(line.get("event"))
+        match event.get("type"):
+            case "message_start":
+                self._call = _mapping(_mapping(event.get("message")).get("usage"))
+            case "message_delta":
+                self._call = {**self._call, **_mapping(event.get("usage"))}
+            case "message_stop":
+                call, self._call = [int(self._call.get(name) or 0) for name in _RECENT], {}
+                self._total = [one + other for one, other in zip(self._total, call, strict=True)]
+                fresh, output, read, written = self._total
+                return Usage(fresh + read + written, output, read, written)
+        return None
+
+
 def _mapping(value: Any) -> Line:
     return value if isinstance(value, Mapping) else {}
 
@@ -114,13 +142,16 @@ def _plain(content: Any) -> str:
     )
 
 
-def _notices(line: Line) -> list[Event]:
+def _notices(line: Line, now: float) -> list[Event]:
     match line.get("subtype"):
         case "api_retry":
             cause = line.get("error_status") or line.get("error") or "no answer"
             delay_s = float(line.get("retry_delay_ms") or 0) / 1000
             attempt = f"attempt {line.get('attempt')} of {line.get('max_retries')}"
-            return [NoticeEvent("api_retry", f"the API call failed ({cause}); {attempt} in {delay_s:.1f} s")]
+            at = now + delay_s
+            clock = time.strftime("%H:%M:%S", time.localtime(at))
+            told = f"the API call failed ({cause}); {attempt} at {clock}, in {delay_s:.1f} s"
+            return [NoticeEvent("api_retry", told, alarm=True, retry_at=at)]
         case "compact_boundary":
             return [NoticeEvent("compacted", "the conversation was shortened to fit the model's context")]
         case _:
@@ -132,7 +163,11 @@ def _rate_limit(line: Line) -> list[Event]:
     status = info.get("status")
     if status in (None, "allowed"):
         return []
-    return [NoticeEvent("rate_limit", f"{info.get('rateLimitType') or 'rate'} limit: {status}")]
+    told = f"{info.get('rateLimitType') or 'rate'} limit: {status}"
+    resets = info.get("resetsAt")
+    if isinstance(resets, int | float) and not isinstance(resets, bool) and 0 < resets < 2**33:
+        told += f"; it is lifted at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(resets))}"
+    return [NoticeEvent("rate_limit", told, alarm=status == "rejected")]
 
 
 def effective(line: Line) -> dict[str, str]:
@@ -141,19 +176,16 @@ def effective(line: Line) -> dict[str, str]:
     return {ours: str(line[theirs]) for ours, theirs in names.items() if line.get(theirs)}
 
 
+def changed_mode(line: Line) -> str:
+    """Return the permission mode that a `system/status` line tells of, an empty string for any other line."""
+    if line.get("type") != "system" or line.get("subtype") != "status":
+        return ""
+    return str(line.get("permissionMode") or "")
+
+
 def is_init(line: Line) -> bool:
     """Return whether the line opens a turn: the program prints it before each."""
     return line.get("type") == "system" and line.get("subtype") == "init"
-
-
-def answers(line: Line, prompt: str) -> bool:
-    """Return whether a result is the one of our prompt.
-
-    By its id, never by counting: the program merges queued prompts into one result. A program too old to name the
-    prompts is believed: an earlier turn's result was drained before this prompt was sent.
-    """
-    named = line.get("user_message_uuids")
-    return not isinstance(named, list) or not named or prompt in named
 
 
 def outcome(line: Line, cost_before: float) -> ResultEvent | ErrorEvent:
@@ -191,18 +223,35 @@ def _error_text(line: Line) -> str:
     return f"{text} (API status {status})" if status and str(status) not in text else text
 
 
+_RECENT = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_read_input_tokens": "cacheReadInputTokens",
+    "cache_creation_input_tokens": "cacheCreationInputTokens",
+}
+
+
 def _usage(line: Line, cost_before: float) -> Usage:
+    """Return what was paid for since the result before, sub-agents in the background too, as newer programs tell it.
+
+    `usage` of the line counts the turn's own calls only.
+    """
     given = _mapping(line.get("usage"))
+    recent = [_mapping(used) for used in _mapping(line.get("model_usage_since_last_result")).values()]
 
     def tokens(name: str) -> int | None:
+        if recent:
+            return sum(int(used.get(_RECENT[name]) or 0) for used in recent)
         value = given.get(name)
         return value if isinstance(value, int) else None
 
+    # It reports what was read from the cache, and what was written to it, apart from the input (L08).
+    read = [tokens(f"{kind}input_tokens") for kind in ("", "cache_read_", "cache_creation_")]
     return Usage(
-        input_tokens=tokens("input_tokens"),
+        input_tokens=None if read[0] is None else sum(each or 0 for each in read),
         output_tokens=tokens("output_tokens"),
-        cache_read_tokens=tokens("cache_read_input_tokens"),
-        cache_creation_tokens=tokens("cache_creation_input_tokens"),
+        cache_read_tokens=read[1],
+        cache_creation_tokens=read[2],
         cost_usd=_cost(line, cost_before),
     )
 

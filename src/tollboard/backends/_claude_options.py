@@ -14,6 +14,12 @@ from tollboard.errors import BackendUnavailable, InvalidOption
 MODES = ("default", "acceptEdits", "plan", "dontAsk", "auto", "bypassPermissions")
 SOURCES = ("user", "project", "local")
 BYPASS = "bypassPermissions"
+ASKING = ("default", "plan")
+"""Modes in which the program asks before it does anything that cannot be undone."""
+PLAIN = frozenset(
+    {"model", "permission_mode", "disallowed_tools", "system_prompt", "max_turns", "max_buffer_size"}
+)
+"""Options that let a session do no more than it could without them; of the modes, those in which it asks."""
 
 # With these four the program calls nothing but the model's API; `env` can switch each back on.
 HERMETIC: Mapping[str, str] = {
@@ -40,6 +46,8 @@ class ClaudeOptions:
     cwd: str | None = None
     marker: tuple[str, str] | None = None
     answered: bool = True
+    private: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
     model: str | None = None
     permission_mode: str | None = None
     allowed_tools: tuple[str, ...] = ()
@@ -107,6 +115,16 @@ def parse_claude_options(given: Mapping[str, object]) -> ClaudeOptions:
     if options.cli_path is not None and not os.access(options.cli_path, os.X_OK):
         raise BackendUnavailable(f"cli_path {options.cli_path!r} is no program that can be run")
     return options
+
+
+def claude_powers(options: Mapping[str, object], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the options that let a session do more: those of `more` that say something, and a mode that asks less."""
+    found = [name for name in more if options[name] not in (None, [], (), {}, "")]
+    if options.get("strict_mcp") is True:
+        found.remove("strict_mcp")
+    if options.get("permission_mode") not in (None, *ASKING):
+        found.append("permission_mode")
+    return tuple(found)
 
 
 def _refuse_bypass_as_root(options: ClaudeOptions) -> None:

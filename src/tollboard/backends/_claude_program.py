@@ -11,7 +11,8 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import psutil
@@ -23,16 +24,21 @@ from claude_agent_sdk import (
     PermissionResultDeny,
     ToolPermissionContext,
 )
+from claude_agent_sdk._internal.transport import subprocess_cli
 
+from tollboard.backends._claude_elicitation import serve
 from tollboard.backends._claude_events import Line
 from tollboard.backends._claude_options import ClaudeOptions
+from tollboard.backends._claude_questions import approval_of, verdict
+from tollboard.backends._claude_stream import Stream
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.backends._process import Marker, end_processes, find_processes, identify
 from tollboard.errors import BackendError
-from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit, Reject
+from tollboard.runtime.approval import ApprovalRequest, Decision
 from tollboard.runtime.backend import ProcessReport
-from tollboard.runtime.question import Answer
 
-Ask = Callable[[ApprovalRequest], Awaitable[Decision]]
+Ask = Callable[[ApprovalRequest, str | None], Awaitable[Decision]]
+"""Asks a person; with the id of the sub-agent that asks, if one does."""
 
 _LINES_WAITING = 256
 _STDERR_LINES = 20
@@ -42,6 +48,24 @@ _CLOSE_WAIT_S = 20.0
 _START_LOOK_S = 1.0
 _FORK_LOOK_S, _FORK_LOOKS = 0.05, 200
 _START_WAIT_S = 2.0
+_LAST_LINES_S = 1.0
+_STOP_TASK_WAIT_S = 3.0
+
+_pass_env: ContextVar[Sequence[str]] = ContextVar("pass_env", default=())
+
+
+class _System:
+    """The module `os` as the SDK sees it where it starts a program: it would pass on our whole environment."""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return inherited_by_claude(os.environ, _pass_env.get())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+subprocess_cli.os = cast(Any, _System())  # type: ignore[attr-defined, unused-ignore]
 
 # Tools that the caller allowed outright are meant not to be asked about.
 warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
@@ -60,21 +84,25 @@ class Program:
     """A client of the SDK and the process behind it. A dead program stays dead: start a new one with `resume`."""
 
     def __init__(
-        self, options: ClaudeOptions, session_id: str, *, resume: bool, marker: Marker, ask: Ask
+        self,
+        options: ClaudeOptions,
+        session_id: str,
+        *,
+        resume: bool,
+        marker: Marker,
+        ask: Ask,
+        stream: Stream,
     ) -> None:
         self._marker = marker
+        self._inherits = options.pass_env
         self._ask = ask
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._client = ClaudeSDKClient(self._sdk_options(options, session_id, resume))
         self._process: psutil.Process | None = None
-        self._lines: deque[Line] = deque()
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._stream = stream
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[ProcessReport] | None = None
-        self.listening = False
-        self.cost_usd = 0.0
 
     def _sdk_options(self, options: ClaudeOptions, session_id: str, resume: bool) -> ClaudeAgentOptions:
         append = {"append": options.system_prompt} if options.system_prompt else {}
@@ -84,7 +112,7 @@ class Program:
             model=options.model,
             permission_mode=cast(Any, options.permission_mode),
             allowed_tools=list(options.allowed_tools),
-            disallowed_tools=list(options.disallowed_tools),
+            disallowed_tools=[*options.disallowed_tools, *_closed(options.private)],
             system_prompt=cast(Any, {"type": "preset", "preset": "claude_code", **append}),
             add_dirs=list(options.add_dirs),
             mcp_servers=dict(options.mcp_servers),
@@ -104,20 +132,49 @@ class Program:
 
     async def start(self) -> None:
         """Start the process and shake hands. Raises ProgramFailed; when cancelled, call `end`."""
+        _pass_env.set(self._inherits)
         self._connecting = connecting = asyncio.create_task(self._client.connect())
         ended = False
         # The SDK waits a minute for the answer of a program that has ended without an error.
         while not (await asyncio.wait({connecting}, timeout=_START_LOOK_S))[0]:
             code = getattr(getattr(self._client._transport, "_process", None), "returncode", None)
             if ended:
-                raise self._failed(f"Claude Code ended before it was ready (exit code {code})", None)
+                raise self._failed("Claude Code ended before it was ready", None)
             ended = code is not None
         if (error := connecting.exception()) is not None:
             raise self._failed("Claude Code did not start", error) from error
+        serve(self._client._query, lambda request: self._ask(request, None))
         transport = self._client._transport
         self._process = identify(getattr(getattr(transport, "_process", None), "pid", -1))
         self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._changed.set())
+        self._reader.add_done_callback(lambda _: self._stream.close())
+        self._watch_exit()
+
+    def _watch_exit(self) -> None:
+        """End the lines when the process has exited, also while something it started holds its pipe open."""
+        try:
+            exited = os.pidfd_open(self._process.pid) if self._process is not None else -1
+        except (OSError, AttributeError):
+            return  # no Linux, or it has exited already: then the end of the pipe has to do
+        if exited < 0:
+            return
+        loop, reader = asyncio.get_running_loop(), self._reader
+        assert reader is not None
+
+        def seen() -> None:
+            done()
+            # What it printed last is in the pipe: give it to the reader before nobody writes any more.
+            loop.call_later(_LAST_LINES_S, reader.cancel)
+
+        def done(_: object = None) -> None:
+            nonlocal exited
+            if exited >= 0:
+                loop.remove_reader(exited)
+                os.close(exited)
+                exited = -1
+
+        loop.add_reader(exited, seen)
+        reader.add_done_callback(done)
 
     @property
     def alive(self) -> bool:
@@ -178,43 +235,12 @@ class Program:
     # --- lines --------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Take over the lines; those between turns are dropped, and a slow reader holds the program up."""
+        """Give every line to the stream, in turns and between them; a slow follower holds the program up."""
         query = self._client._query
         if query is None:
             return
         async for line in cast(AsyncIterator[Line], query.receive_messages()):
-            while self.listening and len(self._lines) >= _LINES_WAITING:
-                self._room.clear()
-                await self._room.wait()
-            if self.listening:
-                self._lines.append(line)
-                self._changed.set()
-            else:
-                self.note_cost(line)
-
-    def listen(self, listening: bool) -> None:
-        """Keep the lines from now on, or drop them."""
-        self.listening = listening
-        if not listening:
-            self._lines.clear()
-        self._room.set()
-
-    async def receive(self) -> Line | None:
-        """Return the next line, `None` when the program has ended."""
-        while not self._lines:
-            if not self.alive:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        line = self._lines.popleft()
-        self._room.set()
-        return line
-
-    def note_cost(self, line: Line) -> None:
-        """Remember the running total of a result line."""
-        total = line.get("total_cost_usd")
-        if isinstance(total, int | float):
-            self.cost_usd = float(total)
+            await self._stream.take(line)
 
     async def send(self, text: str, uuid: str) -> None:
         """Write a prompt. Raises ProgramFailed when the program is gone."""
@@ -243,13 +269,27 @@ class Program:
             return False
         return asking.exception() is None
 
+    async def stop_task(self, task: str) -> None:
+        """Ask the program to end something it runs in the background; one that does not answer is not waited for."""
+        asking = asyncio.create_task(self._client.stop_task(task))
+        await asyncio.wait({asking}, timeout=_STOP_TASK_WAIT_S)
+        if not asking.done():
+            asking.cancel()
+        elif not asking.cancelled():
+            asking.exception()  # what it did not end is ended with its processes
+
     def failure(self, message: str) -> ProgramFailed:
         """Return the error of a program that has ended: its exit code and its last words."""
-        error = self._reader.exception() if self._reader and self._reader.done() else None
+        reader = self._reader
+        over = reader is not None and reader.done() and not reader.cancelled()
+        error = reader.exception() if reader is not None and over else None
         return self._failed(message, error)
 
     def _failed(self, message: str, error: BaseException | None) -> ProgramFailed:
+        process = getattr(self._client._transport, "_process", None)
         code = getattr(error, "exit_code", None)
+        if code is None and process is not None:
+            code = process.returncode
         if code is not None:
             message += f" (exit code {code})"
         said = "\n".join(self._stderr) or (str(error) if error is not None and code is None else "")
@@ -260,35 +300,13 @@ class Program:
     async def _can_use_tool(
         self, tool: str, arguments: dict[str, Any], context: ToolPermissionContext
     ) -> PermissionResultAllow | PermissionResultDeny:
-        request = ApprovalRequest(
-            tool=tool,
-            arguments=arguments,
-            tool_call_id=context.tool_use_id or "",
-            display=_display(tool, arguments, context),
+        request = approval_of(
+            tool, arguments, tool_call_id=context.tool_use_id or "", title=context.title or ""
         )
-        match await self._ask(request):
-            case Approve():
-                return PermissionResultAllow()
-            case Edit(arguments=changed):
-                return PermissionResultAllow(updated_input=dict(changed))
-            case Reject(message):
-                return PermissionResultDeny(message=message or "A person rejected this call.")
-            case Answer():
-                return PermissionResultDeny(message="A person answered what was no question.")
-
-
-_DISPLAY_CHARS = 200
-_SHOWN_FIRST = ("command", "file_path", "notebook_path", "path", "url", "query", "pattern", "prompt")
-
-
-def _display(tool: str, arguments: dict[str, Any], context: ToolPermissionContext) -> str:
-    """Return one short line that tells a person what would run."""
-    shown = context.title
-    if not shown:
-        telling = next((str(arguments[name]) for name in _SHOWN_FIRST if arguments.get(name)), "")
-        shown = f"{tool}: {telling}" if telling else tool
-    line = " ".join(shown.split())
-    return line if len(line) <= _DISPLAY_CHARS else line[: _DISPLAY_CHARS - 1] + "…"
+        told = verdict(request, await self._ask(request, context.agent_id))
+        if isinstance(told, str):
+            return PermissionResultDeny(message=told)
+        return PermissionResultAllow(updated_input=None if told is None else dict(told))
 
 
 def _same_session(one: psutil.Process, other: psutil.Process) -> bool:
@@ -296,6 +314,11 @@ def _same_session(one: psutil.Process, other: psutil.Process) -> bool:
         return os.getsid(one.pid) == os.getsid(other.pid)
     except OSError:
         return False
+
+
+def _closed(private: Sequence[str]) -> list[str]:
+    """Return the rules that keep the program's file tools out of these directories, in every mode; `//` is the root."""
+    return [f"{tool}(/{directory}/**)" for directory in private for tool in ("Read", "Edit")]
 
 
 async def _settle(task: asyncio.Task[None] | None, *, cancel: bool = False) -> None:

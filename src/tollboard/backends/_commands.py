@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tollboard.backends._environment import inherited
 from tollboard.backends._process import Marker, end_processes, identify
+from tollboard.backends._sandbox import Sandbox
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
 
@@ -17,8 +19,6 @@ HEAD, TAIL = 16_000, 16_000
 """Bytes of output that are kept from the beginning and from the end."""
 READ_WAIT_S = 1.0
 COMMAND = "TOLLBOARD_COMMAND"
-SECRET = re.compile(r"key|token|secret|passw|credential|authorization|cookie", re.IGNORECASE)
-"""Names of variables that no command needs to see: an agent writes commands, and reads what they print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ class _Kept(asyncio.Protocol):
 class Commands:
     """Runs commands in one directory."""
 
-    def __init__(self, root: Path, marker: Marker | None) -> None:
+    def __init__(self, root: Path, marker: Marker | None, pass_env: Sequence[str] = ()) -> None:
         self._root = root
+        self.sandbox: Sandbox | None = None
+        self._pass_env = pass_env
         self._marker = marker
         self._running: set[str] = set()
         self._endings: set[asyncio.Task[None]] = set()
@@ -96,8 +98,11 @@ class Commands:
         reader, writer = os.pipe()
         try:
             await asyncio.get_running_loop().connect_read_pipe(lambda: kept, os.fdopen(reader, "rb", 0))
+            words = ["/bin/sh", "-c", command]
+            if self.sandbox is not None:
+                words = self.sandbox.wrap(words, self._root)
             return await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", command, cwd=self._root, env=self._environment(mark),
+                *words, cwd=self._root, env=self._environment(mark),
                 stdin=asyncio.subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True,
             )  # fmt: skip
         finally:
@@ -131,5 +136,7 @@ class Commands:
         )
 
     def _environment(self, mark: Marker) -> dict[str, str]:
-        env = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
-        return {**env, **dict([mark, *([self._marker] if self._marker else [])])}
+        return {
+            **inherited(os.environ, self._pass_env),
+            **dict([mark, *([self._marker] if self._marker else [])]),
+        }

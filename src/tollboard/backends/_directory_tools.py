@@ -1,7 +1,8 @@
 """The built-in tools of a `model` session: its working directory, and nothing outside it.
 
-Every path is resolved, symbolic links too, and refused when it leaves the directory. Reading and writing happen on
-threads; what a tool gives back is bounded, and says when something was left out.
+Every path is resolved, symbolic links too, and refused when it leaves the directory, or when it leads to what is the
+daemon's own (`_private.py`). Reading and writing happen on threads; what a tool gives back is bounded, and says when
+something was left out.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tollboard.backends._commands import Commands, Result
+from tollboard.backends._private import Private
 from tollboard.backends._process import Marker
+from tollboard.backends._sandbox import Sandbox
 from tollboard.runtime.backend import ProcessReport
 
 READ_ONLY = frozenset({"list_files", "read_file", "search_files"})
 """Tools that change nothing."""
+PRIVATE = "is the daemon's own, or leads to it; no tool opens that"
 MAX_ENTRIES = 1_000
 MAX_LINES, MAX_LINE = 2_000, 2_000
 MAX_FILE = 10_000_000
@@ -43,9 +47,17 @@ class ToolProblem(Exception):
 class DirectoryTools:
     """Tools for one directory."""
 
-    def __init__(self, root: str | os.PathLike[str], *, marker: Marker | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, marker: Marker | None = None, private: Sequence[str] = (),
+        pass_env: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._root = Path(os.path.realpath(root))
-        self._commands = Commands(self._root, marker)
+        self._private = Private(private)
+        self._commands = Commands(self._root, marker, pass_env)
+
+    def run_in(self, sandbox: Sandbox | None) -> None:
+        """Run the commands from now on in a sandbox, or in none."""
+        self._commands.sandbox = sandbox
 
     def tools(self) -> tuple[DirectoryTool, ...]:
         """Return all of them."""
@@ -137,6 +149,8 @@ class DirectoryTools:
         real = Path(os.path.realpath(self._root / path))
         if real != self._root and self._root not in real.parents:
             raise ToolProblem(f"{path!r} is outside the working directory; only what is inside can be used")
+        if self._private.holds(real):
+            raise ToolProblem(f"{path!r} {PRIVATE}")
         return real
 
     def _shown(self, path: Path) -> str:
@@ -152,6 +166,8 @@ class DirectoryTools:
             raise ToolProblem(f"{path!r} cannot be read: {wrong.strerror}") from None
         try:
             found = os.fstat(descriptor)
+            if self._private.has_open(descriptor):
+                raise ToolProblem(f"{path!r} {PRIVATE}")
             if not stat.S_ISREG(found.st_mode):
                 kind = "a directory; use list_files" if stat.S_ISDIR(found.st_mode) else "no regular file"
                 raise ToolProblem(f"{path!r} is {kind}")
@@ -190,6 +206,8 @@ class DirectoryTools:
         except OSError:
             return
         for entry in entries:
+            if self._private.is_entry(entry):
+                continue
             yield entry
             if depth > 1 and entry.is_dir(follow_symlinks=False) and entry.name not in SKIPPED:
                 yield from self._walk(Path(entry.path), depth - 1)

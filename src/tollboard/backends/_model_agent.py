@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,8 +11,9 @@ from tollboard.backends._directory_tools import READ_ONLY, DirectoryTools
 from tollboard.backends._model_options import BUILT_IN, GUARDS, TODO_TOOL, AgentSpec, ModelOptions
 from tollboard.backends._process import Marker
 from tollboard.errors import InvalidOption
+from tollboard.subagents.ask_tool import ASK_PERSON, asking_tool
 from tollboard.subagents.building import find_model
-from tollboard.subagents.subagent import SubAgentConfig, general_purpose
+from tollboard.subagents.subagent import TASK_TOOLS, SubAgentConfig, general_purpose
 
 TOOL_GROUP = "tollboard.tools"
 """The entry points by which an installed package offers tools: a function, or a Pydantic AI tool."""
@@ -37,7 +38,9 @@ class Toolbox:
     note: Callable[[Sequence[Todo]], None] = lambda todos: None
     models: dict[str, Any] = field(default_factory=dict)
     servers: list[Any] = field(default_factory=list)
-    """The MCP servers' toolsets. Their processes stay from turn to turn, and are ended with the session."""
+    """The MCP servers. Their processes stay from turn to turn, and are ended with the session."""
+    full_names: Mapping[str, str] = field(default_factory=dict)
+    """The whole names of the servers' tools, by those that models use, where they differ."""
 
     async def write_todos(self, todos: list[Todo]) -> str:
         """Write your todo list anew, whole. Use it for work of several steps, and keep it up to date.
@@ -53,13 +56,15 @@ class Toolbox:
         """Return the tool of that name. Raises InvalidOption that lists the known ones."""
         if name == TODO_TOOL:
             return self.write_todos
+        if name == ASK_PERSON:
+            return asking_tool()
         for tool in self.directory.tools():
             if tool.__name__ == name:
                 return tool
         offered = importlib.metadata.entry_points(group=TOOL_GROUP)
         if name in offered.names:
             return offered[name].load()
-        known = ", ".join((*BUILT_IN, *sorted(offered.names)))
+        known = ", ".join((*BUILT_IN, ASK_PERSON, *sorted(offered.names)))
         raise InvalidOption(f"there is no tool {name!r}; known are: {known}")
 
     def model(self, name: str) -> Any:
@@ -69,29 +74,28 @@ class Toolbox:
         return self.models[name]
 
     def mcp(self) -> list[Any]:
-        """Return the tools of the MCP servers, each with its server's name before its own."""
+        """Return the tools of the MCP servers, each with its server's name before its own (see `Naming`)."""
         if not self.options.mcp_servers:
             return []
-        from pydantic_ai.mcp import MCPToolset
+        from tollboard.backends._mcp_servers import servers_of
 
-        found = []
-        for name, given in self.options.mcp_servers.items():
-            server = dict(given)
-            if "command" in server:
-                server.setdefault("cwd", self.options.cwd)
-                server["env"] = {**server.get("env", {}), **dict([self.marker])}
-            try:
-                toolset = MCPToolset[Any]({"mcpServers": {name: server}})
-            except ValueError as wrong:
-                raise InvalidOption(f"backend 'model', option 'mcp_servers': {name!r}: {wrong}") from None
-            self.servers.append(toolset)
-            found.append(toolset.prefixed(name))
-        return found
+        self.servers = servers_of(
+            self.options.mcp_servers, cwd=self.options.cwd, marker=self.marker,
+            taken={*_tool_names(self.options.agent), *TASK_TOOLS}, pass_env=self.options.pass_env,
+        )  # fmt: skip
+        self.full_names = self.servers[0].naming.full
+        return [server.tools() for server in self.servers]
+
+
+def _tool_names(spec: AgentSpec) -> set[str]:
+    """Return the names of all tools of an agent and those below it, but for the MCP servers'."""
+    own = set(BUILT_IN if spec.tools is None else spec.tools)
+    return own.union(*(_tool_names(each) for each in spec.sub_agents))
 
 
 def definition_of(options: ModelOptions, toolbox: Toolbox) -> SubAgentConfig:
     """Return the session's agent with everything below it. Raises InvalidOption, BackendUnavailable."""
-    return _definition(options.agent, BUILT_IN, toolbox, toolbox.mcp(), top=True)
+    return _definition(options.agent, (*BUILT_IN, ASK_PERSON), toolbox, toolbox.mcp(), top=True)
 
 
 def _definition(
@@ -103,7 +107,9 @@ def _definition(
     top: bool = False,
 ) -> SubAgentConfig:
     names = inherited if spec.tools is None else spec.tools
-    below = tuple(_definition(each, names, toolbox, toolsets) for each in spec.sub_agents)
+    # Nobody watches a sub-agent, so what is handed down does not hold the tool that asks.
+    handed = tuple(name for name in names if name != ASK_PERSON)
+    below = tuple(_definition(each, handed, toolbox, toolsets) for each in spec.sub_agents)
     guards = {tool: guard for tool, guard in GUARDS.items() if tool in names}
     made = SubAgentConfig(
         name=spec.name,
@@ -124,6 +130,7 @@ def _definition(
         sub_agents=below,
         list_sub_agents=spec.list_sub_agents,
         bare=top,
+        full_names=toolbox.full_names,
     )
     if not spec.general_purpose:
         return made

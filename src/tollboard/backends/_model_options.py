@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from tollboard.backends._options import (
     env_marker,
     flag,
     name,
+    one_of,
     read_options,
     table,
     text,
@@ -19,6 +21,7 @@ from tollboard.backends._options import (
     variables,
     whole,
 )
+from tollboard.backends._sandbox import Wish
 from tollboard.errors import InvalidOption, TollboardError
 from tollboard.ids import check_name
 
@@ -29,6 +32,9 @@ BUILT_IN = (*DIRECTORY_TOOLS, TODO_TOOL)
 GUARDS: Mapping[str, Any] = {"write_file": True, "edit_file": True, "run_command": True}
 """What waits for a person unless the options say otherwise."""
 SUMMARISE_AT = 150_000
+START_LIMIT = "start_timeout_s"
+"""The option of an MCP server that says how many seconds it may take to start."""
+START_LIMIT_S = 30.0
 MAX_RUNS = 100
 PROMPT = (
     "You are a careful assistant that works in one directory, through the tools you are given. "
@@ -79,6 +85,11 @@ class ModelOptions:
     cwd: str | None = None
     marker: tuple[str, str] | None = None
     answered: bool = True
+    private: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    sandbox: str | None = None
+    sandbox_network: bool = True
+    sandbox_default: str = "off"
 
 
 def _limits(value: object) -> dict[str, int]:
@@ -93,6 +104,11 @@ def _servers(value: object) -> dict[str, Any]:
     for server, given in servers.items():
         if ("command" in given) == ("url" in given):
             raise ValueError(f"{server!r} must have either a command (with args) or a url")
+        limit_s = given.get(START_LIMIT, START_LIMIT_S)
+        if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not 0 < limit_s < math.inf:
+            raise ValueError(
+                f"{server!r}: {START_LIMIT} is {limit_s!r}; it must be a number of seconds above 0"
+            )
     return servers
 
 
@@ -163,6 +179,8 @@ _SESSION: dict[str, Check] = {
     "mcp_servers": _servers,
     "limits": _limits,
     "summarise_at": whole(1),
+    "sandbox": one_of(*Wish),
+    "sandbox_network": flag,
 }
 
 
@@ -173,7 +191,11 @@ def check_model_option(option: str, value: object) -> None:
 
 def parse_model_options(options: Mapping[str, object]) -> ModelOptions:
     """Return the checked options. Raises InvalidOption that names the option and what it should have been."""
-    given = read_options("model", options, {**_SESSION, "cwd": directory, "env_marker": env_marker})
+    ours: dict[str, Check] = {
+        "cwd": directory, "env_marker": env_marker, "private": _tools, "pass_env": _tools,
+        "sandbox_default": one_of(*Wish),
+    }  # fmt: skip
+    given = read_options("model", options, {**_SESSION, **ours})
     if "model" not in given:
         raise InvalidOption("backend 'model' needs the option 'model', such as 'anthropic:claude-sonnet-5-5'")
     agent = {key: given.pop(key) for key in tuple(given) if key in _OF_EVERY_AGENT}

@@ -19,10 +19,11 @@ _MARKER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*\Z")
 def read_options(backend: str, given: Mapping[str, object], known: Mapping[str, Check]) -> dict[str, Any]:
     """Return the checked options that were given; `None` counts as not given.
 
-    Every backend also takes `cwd`, `env_marker` and `answered`, which the fleet adds. Raises InvalidOption: an
-    unknown name is answered with the known ones, a bad value with what it should have been.
+    Every backend also takes what the fleet adds: see `Backend.start_session`. Raises InvalidOption: an unknown name is
+    answered with the known ones, a bad value with what it should have been.
     """
-    checks = {"cwd": directory, "env_marker": env_marker, "answered": flag, **known}
+    checks = {"cwd": directory, "env_marker": env_marker, "answered": flag, "private": texts,
+              "pass_env": texts, "sandbox_default": text, **known}  # fmt: skip
     if unknown := sorted(str(name) for name in given if name not in checks):
         raise InvalidOption(
             f"backend {backend!r} does not know {', '.join(map(repr, unknown))}; "

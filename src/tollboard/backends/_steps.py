@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tollboard.backends import _options as check
+from tollboard.backends._environment import inherited
 from tollboard.errors import BackendError
 from tollboard.runtime import event as events
 from tollboard.runtime.approval import ALL_DECISIONS, ApprovalRequest, Approve, Decision, Edit, Reject, ask
@@ -348,7 +349,7 @@ def _process(value: Any, modifiers: Mapping[str, Any]) -> Step:
     from tollboard.backends._process import identify  # psutil only where a script starts processes
 
     async def step(play: Play) -> AsyncIterator[Event]:
-        env = dict(os.environ)
+        env = inherited(os.environ)
         if play.marker is not None:
             env[play.marker[0]] = play.marker[1]
         # Noted first: a start that is cancelled after the fork gives no process, and what it began goes on.

@@ -11,29 +11,38 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import shutil
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from tollboard.backends._claude_login import KEY, LOGIN, NO_LOGIN
 from tollboard.backends._claude_options import (
     HERMETIC,
+    PLAIN,
     ClaudeOptions,
+    claude_powers,
     claude_worker_options,
     login_found,
     parse_claude_options,
 )
+from tollboard.backends._claude_stream import Speech, Stream
+from tollboard.backends._environment import inherited_by_claude
 from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
-from tollboard.runtime.backend import Backend, Health, ProcessReport, Turn
+from tollboard.runtime.backend import Backend, Health, Host, ProcessReport, Turn
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Event
 
 if TYPE_CHECKING:
     from tollboard.backends._claude_program import Program
-    from tollboard.backends._claude_turn import ClaudeTurn
+    from tollboard.backends._claude_turn import ClaudeTurn, OwnTurn
 
 INSTALL = "pip install 'tollboard[claude]'"
 _VERSION_WAIT_S = 15.0
@@ -50,7 +59,11 @@ class ClaudeSession:
     effective: dict[str, str] = field(default_factory=dict)
     reported: bool = False
     program: Program | None = None
-    turn: ClaudeTurn | None = None
+    stream: Stream = field(init=False)
+    host: Host | None = None
+    own: deque[Speech] = field(default_factory=deque)
+    """Turns that the program has begun by itself and that nobody follows yet."""
+    turn: OwnTurn | None = None
     closing: asyncio.Task[None] | None = None
     ending: asyncio.Task[ProcessReport] | None = None
 
@@ -59,11 +72,40 @@ class ClaudeSession:
         """Return the variable that every process of this session carries."""
         return self.options.marker or ("TOLLBOARD_PROGRAM", self.id)
 
-    async def ask(self, request: ApprovalRequest) -> Decision:
-        """Put a permission question to the turn in flight."""
-        if self.turn is None:
+    def __post_init__(self) -> None:
+        self.new_stream()
+
+    def new_stream(self) -> Stream:
+        """Return the stream of a program that is about to be started."""
+        self.stream = Stream(
+            self._begin_own, self._tell_background, lambda: self.turn.ref if self.turn else ""
+        )
+        return self.stream
+
+    def _begin_own(self, speech: Speech, cause: str) -> None:
+        if self.host is not None and self.ending is None:
+            self.own.append(speech)
+            if not self.host.begin_turn(cause):
+                self.own.remove(speech)
+
+    def _tell_background(self, running: Sequence[BackgroundTask], lost: str) -> None:
+        if self.host is not None and self.ending is None:
+            self.host.background(running, lost=lost)
+
+    def dropped(self) -> None:
+        """Note that the program has ended."""
+        self.program = None
+
+    async def ask(self, request: ApprovalRequest, agent: str | None = None) -> Decision:
+        """Put a permission question to the turn in flight; that of a background sub-agent belongs to no turn."""
+        task = self.stream.running.get(agent or "")
+        if task is not None:
+            request = replace(request, path=(self.stream.agents.get(task.id, task.id),))
+        elif self.turn is not None:
+            return await self.turn.decide(request)
+        if self.host is None:
             return Reject("No turn is in flight, so nobody can be asked. Do it in the next turn.")
-        return await self.turn.decide(request)
+        return await self.host.ask(request, task.ref if task is not None else "")
 
     async def settled(self) -> None:
         """Wait until an earlier turn that was closed early has been cleared away, and its program has ended if it must.
@@ -91,20 +133,27 @@ class ClaudeBackend(Backend[ClaudeSession]):
 
     name: ClassVar[str] = "claude"
     extra: ClassVar[str | None] = "claude"
+    plain_options: ClassVar[frozenset[str]] = PLAIN
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return what `Backend.powers` does, and a permission mode in which less is asked."""
+        return claude_powers(options, super().powers(options))
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, BackendUnavailable when `cli_path` is no program."""
         parse_claude_options(options)
 
     async def check_start(self, options: Mapping[str, object]) -> None:
-        """Raise BackendUnavailable without the extra too."""
+        """Raise BackendUnavailable without the extra or a login too."""
         _require_sdk()
-        parse_claude_options(options)
+        await _require_login(parse_claude_options(options))
 
     async def start_session(self, options: Mapping[str, object]) -> ClaudeSession:
-        """Return a session under a new id; nothing runs yet."""
+        """Return a session under a new id; nothing runs yet. Raises BackendUnavailable without a login."""
         _require_sdk()
-        return ClaudeSession(new_ref(), parse_claude_options(options), begun=False, answered=False)
+        parsed = parse_claude_options(options)
+        await _require_login(parsed)
+        return ClaudeSession(new_ref(), parsed, begun=False, answered=False)
 
     async def resume_session(self, provider_session_id: str, options: Mapping[str, object]) -> ClaudeSession:
         """Return a session that goes on with an earlier conversation; nothing runs yet."""
@@ -119,13 +168,22 @@ class ClaudeBackend(Backend[ClaudeSession]):
             # Before the program starts: a crash in between must not lose the conversation (E19).
             await turn.checkpoint(session.id)
             session.reported = True
-        run = await _new_turn(session, text, turn)
-        try:
-            while (event := await run.next_event()) is not None:
+        async with aclosing(_follow(session, await _new_turn(session, text, turn))) as events:
+            async for event in events:
                 yield event
-        finally:
-            run.close()
-            await session.settled()
+
+    def listen(self, session: ClaudeSession, host: Host) -> None:
+        """Take the way to the agent, for the turns that the program begins by itself."""
+        session.host = host
+
+    async def own_turn(self, session: ClaudeSession, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Follow a turn that the program has begun by itself."""
+        from tollboard.backends._claude_turn import OwnTurn
+
+        await session.settled()
+        async with aclosing(_follow(session, OwnTurn(session, turn, session.own.popleft()))) as events:
+            async for event in events:
+                yield event
 
     async def terminate_session(self, session: ClaudeSession) -> ProcessReport:
         """End the program, politely if it is idle, and every process that carries the session's marker."""
@@ -148,6 +206,13 @@ class ClaudeBackend(Backend[ClaudeSession]):
         """Return the options with who the worker is in the system prompt; a retried one's program tries once."""
         return claude_worker_options(options, opening, retried=retried)
 
+    def login_command(self) -> Sequence[str]:
+        """Return the program's own login. Raises BackendUnavailable without the extra."""
+        _require_sdk()
+        if (program := _find_program()) is None:
+            raise BackendUnavailable(f"Claude Code's program is not there: {INSTALL} --force-reinstall")
+        return (program, "auth", "login")
+
     async def check(self) -> Health:
         """Say which program would run and whether a login seems to be there."""
         if (program := _find_program()) is None:
@@ -155,11 +220,22 @@ class ClaudeBackend(Backend[ClaudeSession]):
         version = await _version_of(program)
         if not version:
             return Health(ok=False, detail=f"{program} does not run", mend=f"{INSTALL} --force-reinstall")
-        login = login_found(os.environ)
+        login = login_found(os.environ) or await _own_login(program, inherited_by_claude(os.environ))
         detail = f"Claude Code {version} ({program}); " + (f"login: {login}" if login else "no login found")
         return Health(
-            ok=bool(login), detail=detail, mend="" if login else "run `claude login` or set ANTHROPIC_API_KEY"
+            ok=bool(login),
+            detail=detail,
+            mend="" if login else f"run `{LOGIN}`, or set {KEY} where the daemon runs",
         )
+
+
+async def _follow(session: ClaudeSession, run: OwnTurn) -> AsyncGenerator[Event, None]:
+    try:
+        while (event := await run.next_event()) is not None:
+            yield event
+    finally:
+        run.close()
+        await session.settled()
 
 
 async def _new_turn(session: ClaudeSession, text: str, turn: Turn) -> ClaudeTurn:
@@ -208,13 +284,43 @@ def _find_program() -> str | None:
     return str(bundled) if bundled.is_file() else shutil.which("claude")
 
 
+async def _require_login(options: ClaudeOptions) -> None:
+    """Raise BackendUnavailable if there is no login to be found; where the program cannot say, the turn will."""
+    marker = options.marker or ("TOLLBOARD_PROGRAM", "login")
+    env = {**inherited_by_claude(os.environ), **options.environment(marker)}
+    program = options.cli_path or _find_program()
+    if login_found(env) or program is None or await _own_login(program, env) is not None:
+        return
+    raise BackendUnavailable(NO_LOGIN)
+
+
+async def _own_login(program: str, env: Mapping[str, str]) -> str | None:
+    """Return the login that the program knows of, which may be in a keychain; `None` when it says there is none.
+
+    An empty text: it did not say. It reads its files and makes no network connection.
+    """
+    said = await _output_of(program, "auth", "status", "--json", env=env)
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return ""
+    if not isinstance(found, dict) or not isinstance(found.get("loggedIn"), bool):
+        return ""
+    return str(found.get("authMethod") or "the program's own") if found["loggedIn"] else None
+
+
 async def _version_of(program: str) -> str:
     """Return what `--version` prints, an empty string if it does not run; it makes no network connection."""
+    return (await _output_of(program, "--version", env=inherited_by_claude(os.environ))).split(" ")[0].strip()
+
+
+async def _output_of(program: str, *arguments: str, env: Mapping[str, str]) -> str:
+    """Return what the program prints, an empty string if it does not run or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(
             program,
-            "--version",
-            env={**os.environ, **HERMETIC},
+            *arguments,
+            env={**env, **HERMETIC},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -230,4 +336,4 @@ async def _version_of(program: str) -> str:
         if process.returncode is None:  # too slow, or nobody waits for it any more
             process.kill()
             await process.wait()
-    return output.decode("utf-8", "replace").split(" ")[0].strip()
+    return output.decode("utf-8", "replace")

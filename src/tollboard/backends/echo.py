@@ -37,6 +37,7 @@ class EchoBackend(Backend[EchoSession]):
     """
 
     name: ClassVar[str] = "echo"
+    plain_options: ClassVar[frozenset[str]] = frozenset(_OPTIONS)
     remembers: ClassVar[bool] = False
 
     def check_options(self, options: Mapping[str, object]) -> None:

@@ -14,12 +14,14 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from tollboard.backends._imports import often_switched
 from tollboard.backends._model_options import (
     ModelOptions,
     check_model_option,
     model_worker_options,
     parse_model_options,
 )
+from tollboard.backends._model_powers import model_powers
 from tollboard.errors import BackendUnavailable, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.backend import NO_PROCESSES, Backend, Health, ProcessReport, Turn
@@ -46,23 +48,30 @@ class ModelSession:
     """The memory where nothing else keeps one: a session without a daemon."""
     conversation: Conversation | None = None
     closing: asyncio.Task[ProcessReport] | None = None
+    sandbox: dict[str, str] = field(default_factory=dict)
+    """What `status` shows of the sandbox of its commands."""
 
 
 class ModelBackend(Backend[ModelSession]):
     """Run prompts through a model's API.
 
-    Options: `model` (needed: `anthropic:...`, `openai:...`, `google-gla:...`, any that Pydantic AI knows), `base_url`
+    Options: `model` (needed: `anthropic:...`, `openai:...`, `google:...`, any that Pydantic AI knows), `base_url`
     (an OpenAI-compatible server such as Ollama or vLLM, or a proxy), `env` (keys by name, as `"$NAME"`),
     `system_prompt`, `settings` (temperature, max_tokens, ...), `limits`, `max_runs` (model calls in a turn, default
-    100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos, and
-    entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true, false or
-    {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`, `sub_agents`,
-    `general_purpose`, `list_sub_agents`, `summarise_at` (tokens).
+    100), `tools` (names: list_files, read_file, write_file, edit_file, search_files, run_command, write_todos,
+    ask_person, and entry points of the group `tollboard.tools`; default: all built-in ones), `guards` (tool to true,
+    false or {"allowed_decisions": [...]}; writing and running wait for a person by default), `mcp_servers`,
+    `sub_agents`, `general_purpose`, `list_sub_agents`, `summarise_at` (tokens), `sandbox` (off, auto or required:
+    whether commands run in one), `sandbox_network` (default true).
     """
 
     name: ClassVar[str] = "model"
     extra: ClassVar[str | None] = "models"
     goes_on: ClassVar[bool] = True
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return servers, addresses, keys, guards that are lifted, tools of other packages; in sub-agents too."""
+        return model_powers(options)
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option; models and tools are looked up at the start."""
@@ -86,17 +95,25 @@ class ModelBackend(Backend[ModelSession]):
     async def prompt(self, session: ModelSession, text: str, turn: Turn) -> AsyncGenerator[Event, None]:
         """Run one turn, or go on with the one that a restart cut off."""
         if not session.reported:
-            await turn.checkpoint(session.id, _effective(session.options))
+            await turn.checkpoint(session.id, _effective(session))
             session.reported = True
+        opened = session.conversation is not None
         try:
             conversation = await _open(session)
         except TollboardError as wrong:
             yield ErrorEvent(str(wrong))  # a key that was there when the session was started
             return
+        if session.sandbox and not opened:
+            await turn.checkpoint(session.id, _effective(session))  # known only now
         async with conversation.turn(text, turn, turn.memory or session.own) as events:
             async for event in events:
                 yield event
         session.answered = True
+
+    async def cancel_sub_agent(self, session: ModelSession, id: str) -> bool:
+        """End one sub-agent of the turn in flight, and all below it; its parent goes on."""
+        conversation = session.conversation
+        return conversation is not None and await conversation.cancel_sub_agent(id)
 
     async def terminate_session(self, session: ModelSession) -> ProcessReport:
         """End what its commands started, close its connections. Idempotent; whoever leaves meanwhile, it is done."""
@@ -141,14 +158,23 @@ async def _open(session: ModelSession) -> Conversation:
     if session.conversation is None:
         if importlib.util.find_spec("pydantic_ai") is None:
             raise BackendUnavailable(f"the model backend needs Pydantic AI: {INSTALL}")
-        # On a thread: importing it takes a second, and a blocked loop stops every other agent.
-        await asyncio.to_thread(importlib.import_module, "tollboard.backends._model_turn")
-        from tollboard.backends._model_turn import Conversation
-
-        session.conversation = Conversation(session.id, session.options, answered=session.answered)
+        # On a thread: what it imports takes seconds, and a blocked loop stops every other agent.
+        conversation = await asyncio.to_thread(_made, session)
+        session.sandbox = await conversation.settle_sandbox()
+        session.conversation = conversation
     return session.conversation
 
 
-def _effective(options: ModelOptions) -> dict[str, str]:
-    found = {"model": str(options.agent.model)}
+def _made(session: ModelSession) -> Conversation:
+    """Return a new conversation, with all imported that its first request will need."""
+    with often_switched():
+        turn = importlib.import_module("tollboard.backends._model_turn")
+        conversation: Conversation = turn.Conversation(session.id, session.options, answered=session.answered)
+        conversation.warm()
+        return conversation
+
+
+def _effective(session: ModelSession) -> dict[str, str]:
+    options = session.options
+    found = {"model": str(options.agent.model), **session.sandbox}
     return found if options.cwd is None else {**found, "cwd": options.cwd}

@@ -74,6 +74,12 @@ class ScriptedBackend(Backend[ScriptedSession]):
 
     name: ClassVar[str] = "scripted"
     remembers: ClassVar[bool] = False
+    plain_options: ClassVar[frozenset[str]] = frozenset({"repeat"})
+
+    def powers(self, options: Mapping[str, object]) -> tuple[str, ...]:
+        """Return `script` if a step of it starts a program."""
+        given = {name: value for name, value in options.items() if name != "script"}
+        return (*super().powers(given), *(["script"] if _runs_programs(options.get("script")) else []))
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise InvalidOption for an unknown or bad option, or a script that cannot be played."""
@@ -178,3 +184,9 @@ async def _end(
         killed=tuple(sorted({pid for report in reports for pid in report.killed})),
         unverified=tuple(dict.fromkeys(left for report in reports for left in report.unverified)),
     )
+
+
+def _runs_programs(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return "process" in value or any(map(_runs_programs, value.values()))
+    return isinstance(value, list | tuple) and any(map(_runs_programs, value))

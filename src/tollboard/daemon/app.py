@@ -12,17 +12,19 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 import tollboard
 from tollboard import backends
-from tollboard.backends._process import reap
+from tollboard.backends._process import end_processes, identify, reap
 from tollboard.daemon.config import Config, StateDirectory, read_config
+from tollboard.daemon.guard import Guard
+from tollboard.daemon.hardening import Adopted, become_subreaper, hide_memory
 from tollboard.daemon.log import log_to
+from tollboard.daemon.peers import Peers
+from tollboard.daemon.server import make_server
 from tollboard.daemon.single import (
     Ownership,
     Signals,
@@ -34,11 +36,12 @@ from tollboard.daemon.single import (
     private_text,
     wait_for_exit,
 )
-from tollboard.errors import DaemonError, StoreError, StoreUnavailable, TollboardError
+from tollboard.errors import DaemonError, Denied, StoreError, StoreUnavailable, TollboardError
 from tollboard.fleet.pools.pools import Pools
-from tollboard.fleet.roster import MARKER
 from tollboard.fleet.settings import FleetSettings
 from tollboard.fleet.switchboard import LedgerPressure, Switchboard
+from tollboard.ids import SESSION_MARKER
+from tollboard.operations.access import Capability
 from tollboard.operations.wire import DaemonHealth, error_answer
 from tollboard.store.faults import corrupt
 from tollboard.store.identity import Home
@@ -52,8 +55,6 @@ logger = logging.getLogger("tollboard.daemon")
 DAY_S = 86_400.0
 SERVER_END_S = 15.0
 KILL_WAIT_S = 10.0
-WATCH_S = 1.0
-"""How often the daemon looks whether the state directory is still its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,21 @@ class Serve:
     take_over: bool = False
     ready_fd: int | None = None
     foreground: bool = False
+    by_agent: bool = False
+    """Whether a process of this directory's own sessions asks for it."""
 
 
 def serve(how: Serve) -> int:
     """Serve until SIGTERM, SIGINT or `shutdown`; return the exit code. A failed start is told through the pipe."""
     starter = Starter(how.ready_fd)
     try:
+        if how.by_agent:
+            raise Denied(
+                f"no daemon serves {str(how.home.path)!r}, and the process that starts one belongs to a session of it: "
+                "only a person starts it again"
+            )
+        hide_memory()
+        become_subreaper()
         how.home.prepare()
         config = read_config(how.home.config)
         log_to(how.home.log, config.log_level, terminal=how.foreground)
@@ -107,6 +117,7 @@ class _Daemon:
         self._store: Store | None = None
         self._damage: str | None = None
         self._logged: str | None = None
+        self._adopted = Adopted()
 
     async def run(self) -> int:
         """Open, serve, close. Return the exit code."""
@@ -130,14 +141,16 @@ class _Daemon:
                 except BaseException:
                     await self._close(board, None)
                     raise
-                await self._serve(board, pools, secret, sockets, hosts)
+                await self._serve(board, pools, secret, home_id, sockets, hosts, unix)
             finally:
                 await _close_store(store)
+                await _end_descendants()
         finally:
             unix.close()
             ours = self._owner.still_ours()
             if ours:
-                self._home.socket.unlink(missing_ok=True)
+                with suppress(OSError):  # something else may stand there by now
+                    self._home.socket.unlink()
             logger.info("ended")
         return 0 if ours else 1
 
@@ -185,6 +198,8 @@ class _Daemon:
         config = self._config
         return FleetSettings(
             absolute_paths=True, home_id=home_id, roots=config.roots, backends=config.backends,
+            private=(os.path.realpath(self._home.path),), send_options=config.send_options, pass_env=config.pass_env,
+            sandbox=config.sandbox,
             max_prompt_bytes=config.max_prompt_bytes, max_summary_bytes=config.max_summary_bytes,
         )  # fmt: skip
 
@@ -193,25 +208,28 @@ class _Daemon:
         board: Switchboard,
         pools: Pools,
         secret: str,
+        home_id: str,
         sockets: list[socket.socket],
         hosts: frozenset[str],
+        unix: socket.socket,
     ) -> None:
-        door = Door(board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health)
-        server = _Server(
-            uvicorn.Config(
-                make_app(door), http="httptools", log_config=None, lifespan="off", ws="none", access_log=False,
-                server_header=False, proxy_headers=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
-                backlog=1024,
-            )
+        door = Door(
+            board, pools, secret, hosts, shutdown=self._stopping.set, health=self._health,
+            agents_may=frozenset(map(Capability, self._config.agents_may)),
         )  # fmt: skip
+        server = make_server(make_app(door), Peers(SESSION_MARKER, home_id))
         Signals(self._stopping.set, lambda: os._exit(1)).install()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._look)
+        guard = Guard(
+            self._home, self._owner, unix, serve=server.serve_too, lost=self._stopping.set, beside=self._look
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, guard.look)
         _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))
-        watching = asyncio.create_task(self._watch())
+        watching: asyncio.Task[None] | None = None
         checking = asyncio.create_task(self._check_database())
         try:
             await _first(serving, server.began.wait())
+            watching = asyncio.create_task(guard.watch())
             logger.info(
                 "serving %s as pid %d, version %s", self._home.path, os.getpid(), tollboard.__version__
             )
@@ -219,13 +237,15 @@ class _Daemon:
             await _first(serving, self._stopping.wait())
         finally:
             logger.info("shutting down")
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
             checking.cancel()
             # The fleet first: what is read meanwhile is still answered, and who waits sees how the turns end.
             await self._close(board, pools)
             door.closing.set()
             server.should_exit = True
             await asyncio.wait({serving}, timeout=SERVER_END_S)
+            guard.close()
 
     async def _close(self, board: Switchboard, pools: Pools | None) -> None:
         grace_s = self._config.grace_s if self._owner.still_ours() else 0.0
@@ -240,17 +260,9 @@ class _Daemon:
             if late:
                 logger.warning("did not end in time: %s", ", ".join(late))
 
-    async def _watch(self) -> None:
-        """Look now and then: a machine that was suspended sends no signal, and a directory can be removed."""
-        while not self._stopping.is_set():
-            await asyncio.sleep(WATCH_S)
-            self._look()
-
     def _look(self) -> None:
-        """End if the state directory is not ours any more: another daemon took it over, or it is gone."""
-        if not self._owner.still_ours():
-            logger.error("%s is not this daemon's any more; it ends", self._home.path)
-            self._stopping.set()
+        """Bury what ended below us; say in the log when the database cannot be used, and when it can be again."""
+        self._adopted.look()
         problem = self._problem()
         if problem != self._logged:
             logger.error("%s", problem) if problem else logger.info("the database can be used again")
@@ -296,23 +308,6 @@ async def _first(serving: asyncio.Task[None], event: Coroutine[Any, Any, Any]) -
         raise DaemonError("the server ended by itself")
 
 
-class _Server(uvicorn.Server):
-    """Says when it has begun, and leaves signals to us."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.began = asyncio.Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Start listening."""
-        await super().startup(sockets=sockets)
-        self.began.set()
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it need not be a generator
-        """Do not touch the process's signals."""
-        return nullcontext()
-
-
 def _read_identity(home: StateDirectory) -> tuple[str, bool]:
     """Return the directory's id, and whether it had one before this start."""
     if home.identity.exists():
@@ -330,8 +325,20 @@ async def _close_store(store: Store) -> None:
 
 async def _reap_orphans(home_id: str) -> None:
     """End the processes that a daemon which was killed has left behind: they carry the marker of this directory."""
-    report = await reap(MARKER, lambda value: value.startswith(f"{home_id}:"))
+    report = await reap(SESSION_MARKER, lambda value: value.startswith(f"{home_id}:"))
     if report.killed or report.unverified:
         logger.warning(
             "ended %d processes of a former daemon; not verified: %s", len(report.killed), report.unverified
+        )
+
+
+async def _end_descendants() -> None:
+    """End what is still below this process: what left its session and cleared its marker would be a stranger's then."""
+    us = identify(os.getpid())
+    report = await end_processes(roots=[] if us is None else [us])
+    if report.killed or report.unverified:
+        logger.warning(
+            "ended %d processes that agents had detached; not verified: %s",
+            len(report.killed),
+            report.unverified,
         )

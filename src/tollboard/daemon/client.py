@@ -22,7 +22,8 @@ from tollboard.daemon.connection import END_TIMEOUT_S, Connection, logger
 from tollboard.daemon.following import follow
 from tollboard.daemon.pool_client import PoolClient
 from tollboard.errors import DaemonError, Denied, Invalid, WireError
-from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PROMPT_BYTES
+from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PAGE, MAX_PROMPT_BYTES
+from tollboard.fleet.checking import checked
 from tollboard.fleet.records import (
     ApprovalRecord,
     BackendInfo,
@@ -39,6 +40,9 @@ from tollboard.fleet.records import (
     SessionDefinition,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
@@ -102,6 +106,11 @@ class Client:
         that kept the daemon from starting. Every verb raises DaemonFrozen when the daemon stands still meanwhile.
         """
         return Connecting(cls(state_directory(home), surface, client or _user(), token), start=start)
+
+    @classmethod
+    def open(cls, home: str | os.PathLike[str] | None = None) -> Connecting:
+        """Reach the daemon of a state directory: `connect`, under the name that `Switchboard` has for it."""
+        return cls.connect(home)
 
     @classmethod
     def lasting(
@@ -173,6 +182,7 @@ class Client:
 
     # -- sessions --------------------------------------------------------------------------------
 
+    @checked
     async def start_session(
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionStatus:
@@ -183,6 +193,7 @@ class Client:
             await self._call("start_session", name=name, path=real, backend=backend, options=options),
         )
 
+    @checked
     async def check_session(
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionDefinition:
@@ -193,22 +204,30 @@ class Client:
             await self._call("check_session", name=name, path=real, backend=backend, options=options),
         )
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
+    @checked
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
-        return cast("tuple[SessionStatus, ...]", await self._call("list_sessions", all=all))
+        found = await self._call("list_sessions", all=all, reader=reader)
+        return cast("tuple[SessionStatus, ...]", found)
 
-    async def status(self, name: str) -> SessionStatus:
+    @checked
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
         """See `Board.status`."""
-        return cast("SessionStatus", await self._call("status", name=name))
+        return cast("SessionStatus", await self._call("status", name=name, reader=reader))
 
+    @checked
     async def definition(self, name: str) -> SessionDefinition:
         """See `Board.definition`."""
         return cast("SessionDefinition", await self._call("definition", name=name))
 
+    @checked
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""
         return cast("StopReport", await self._call("stop_session", name=name, drain=drain))
 
+    @checked
     async def delete_session(self, name: str) -> Deleted:
         """See `Board.delete_session`."""
         return cast("Deleted", await self._call("delete_session", name=name))
@@ -219,14 +238,17 @@ class Client:
 
     # -- prompts --------------------------------------------------------------------------------
 
+    @checked
     async def send(self, name: str, prompt: str, *, queue: bool = False, key: str | None = None) -> str:
         """See `Board.send`."""
         return cast("str", await self._call("send", name=name, prompt=_prompt(prompt), queue=queue, key=key))
 
+    @checked
     async def poll(self, name: str, ref: str) -> Poll:
         """See `Board.poll`."""
         return cast("Poll", await self._call("poll", name=name, ref=ref))
 
+    @checked
     async def wait(
         self, refs: Sequence[str], *, timeout: float | None = None, mode: Literal["all", "any"] = "all"
     ) -> WaitReport:
@@ -235,6 +257,7 @@ class Client:
             "WaitReport", await self._call("wait", refs=_listed("refs", refs), timeout=timeout, mode=mode)
         )
 
+    @checked
     async def broadcast(
         self, prompt: str, *, names: Sequence[str] | None = None
     ) -> tuple[BroadcastItem, ...]:
@@ -243,12 +266,14 @@ class Client:
         items = await self._call("broadcast", prompt=_prompt(prompt), names=listed)
         return cast("tuple[BroadcastItem, ...]", items)
 
+    @checked
     async def cancel(self, name: str, ref: str) -> Receipt:
         """See `Board.cancel`."""
         return cast("Receipt", await self._call("cancel", name=name, ref=ref))
 
     # -- reading --------------------------------------------------------------------------------
 
+    @checked
     async def inbox(
         self, name: str | None = None, *, ack: bool = False, reader: str = DEFAULT_READER,
         wait: float | None = None, limit: int = 100,
@@ -258,28 +283,34 @@ class Client:
             "Inbox", await self._call("inbox", name=name, ack=ack, reader=reader, wait=wait, limit=limit)
         )
 
+    @checked
     async def ack(self, name: str, seq: int, *, reader: str = DEFAULT_READER) -> InboxSession:
         """See `Board.ack`."""
         return cast("InboxSession", await self._call("ack", name=name, seq=seq, reader=reader))
 
+    @checked
     async def transcript(
         self, name: str, *, limit: int | None = None, before: int | None = None
     ) -> Transcript:
         """See `Board.transcript`."""
         return cast("Transcript", await self._call("transcript", name=name, limit=limit, before=before))
 
+    @checked
     async def summary_get(self, name: str, *, version: int | None = None) -> Summary:
         """See `Board.summary_get`."""
         return cast("Summary", await self._call("summary_get", name=name, version=version))
 
+    @checked
     async def summary_update(self, name: str, text: str) -> Summary:
         """See `Board.summary_update`."""
         return cast("Summary", await self._call("summary_update", name=name, text=_summary(text)))
 
+    @checked
     async def summary_versions(self, name: str) -> tuple[Summary, ...]:
         """See `Board.summary_versions`."""
         return cast("tuple[Summary, ...]", await self._call("summary_versions", name=name))
 
+    @checked
     async def events(
         self, name: str | None = None, *, kinds: Sequence[str] = (), ref: str | None = None, after: int = 0,
         limit: int = MAX_FEED_PAGE,
@@ -311,22 +342,46 @@ class Client:
 
     # -- control --------------------------------------------------------------------------------
 
+    @checked
     async def interrupt(self, name: str, *, ref: str | None = None) -> Interrupted:
         """See `Board.interrupt`."""
         return cast("Interrupted", await self._call("interrupt", name=name, ref=ref))
 
+    @checked
     async def halt(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.halt`."""
         return cast("HaltReport", await self._call("halt", name=name, all=all))
 
+    @checked
     async def resume(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.resume`."""
         return cast("HaltReport", await self._call("resume", name=name, all=all))
 
+    @checked
     async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
         """See `Board.approvals`."""
         return cast("tuple[ApprovalRecord, ...]", await self._call("approvals", name=name, all=all))
 
+    @checked
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """See `Board.subagents`."""
+        found = await self._call("subagents", name=name, all=all, limit=limit)
+        return cast("tuple[SubAgentRecord, ...]", found)
+
+    @checked
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """See `Board.subagent_messages`."""
+        found = await self._call("subagent_messages", id=id, after=after, limit=limit)
+        return cast("SubAgentMessages", found)
+
+    @checked
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """See `Board.cancel_subagent`."""
+        return cast("SubAgentCancelled", await self._call("cancel_subagent", id=id))
+
+    @checked
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
         """See `Board.decide`."""
         record = await self._call("decide", approval_id=approval_id, decision=_plain_decision(decision))

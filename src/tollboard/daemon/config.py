@@ -15,6 +15,8 @@ from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
 HOME_VARIABLE = "TOLLBOARD_HOME"
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """Bytes that a unix socket's path may have, without the final zero."""
+AGENTS_MAY = ("read", "send")
+"""What `agents_may` may hold."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -149,6 +151,12 @@ class Config:
     """The only backends sessions may use; empty means all."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
+    pass_env: tuple[str, ...] = ()
+    """Variables of the daemon's environment that its programs see beside the usual ones, such as `SSH_AUTH_SOCK`."""
+    sandbox: str = "off"
+    """Whether commands of `model` sessions run in a sandbox where a session does not say: off, auto or required."""
+    send_options: tuple[str, ...] = ()
+    """Options that whoever may send may give beside the plain ones, such as `mcp_servers`; empty means none."""
     tcp_host: str | None = None
     tcp_port: int = 0
     """0: the system chooses; `tollboard doctor` shows it."""
@@ -157,6 +165,8 @@ class Config:
     tcp_exposed: bool = False
     """Say yes to a bind that is not loopback: put TLS in front."""
     log_level: str = "INFO"
+    agents_may: tuple[str, ...] = ()
+    """What the processes that sessions have started may do here: `read`, `send`, or nothing. Only a person approves."""
 
     def __post_init__(self) -> None:
         if self.tcp_host is not None and self.tcp_host not in LOOPBACK and not self.tcp_exposed:
@@ -176,6 +186,13 @@ class Config:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: it must be between 1 and {limit:,}")
         if wrong := [root for root in self.roots if not os.path.isabs(os.path.expanduser(root))]:
             raise InvalidOption(f"roots has {wrong[0]!r}: each must be an absolute path")
+        if self.sandbox not in {"off", "auto", "required"}:
+            raise InvalidOption(f"sandbox is {self.sandbox!r}: use off, auto or required")
+        if wrong := [word for word in self.agents_may if word not in AGENTS_MAY]:
+            raise InvalidOption(
+                f"agents_may has {wrong[0]!r}: agents may {' and '.join(AGENTS_MAY)} at most; only a person approves "
+                "and administers"
+            )
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise InvalidOption(f"log_level is {self.log_level!r}: use DEBUG, INFO, WARNING or ERROR")
 

@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 import os
+import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -43,6 +44,8 @@ HEALTH_TIMEOUT_S = 20.0
 """The same for one that may just be starting; it answers when it is ready."""
 STREAM_TIMEOUT_S = 60.0
 """How long a stream may be silent; a daemon that is well sends a word every 15 s."""
+_SOON_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""How long it is waited, again and again, for a socket to be put back."""
 _NOBODY_HEARD = (FileNotFoundError, ConnectionRefusedError)
 """What a call raises that found nobody to be made to."""
 END_TIMEOUT_S = 60.0
@@ -79,7 +82,7 @@ class Connection:
             self._http = SocketTransport(str(self.home.socket), {} if self._lasting else self._headers())
             self._pulse = Pulse(self._http, silence_s=SILENCE_S, look_s=LOOK_S)
         try:
-            if not await self._answers():
+            if not await self._answers() and not await self._found_again():
                 if not start:
                     raise _unreachable(self.home, "nobody listens")
                 await self._start()
@@ -137,6 +140,24 @@ class Connection:
         self._compare_versions(health)
         return True
 
+    async def _found_again(self) -> bool:
+        """Whether a daemon answers that owns the directory and could not be reached: its socket was gone or replaced.
+
+        It is told to look, and puts its socket back.
+        """
+        from tollboard.daemon.pulse import is_stopped
+        from tollboard.daemon.single import owner_pid
+
+        if (pid := owner_pid(self.home)) is None or is_stopped(pid):
+            return False  # one that a person has stopped is not set going by us
+        with suppress(OSError):
+            os.kill(pid, signal.SIGCONT)
+        for pause_s in _SOON_S:
+            await asyncio.sleep(pause_s)  # nothing tells when a socket has come
+            if await self._answers():
+                return True
+        return False
+
     def _compare_versions(self, health: DaemonHealth) -> None:
         import tollboard
 
@@ -176,7 +197,7 @@ class Connection:
                 await start_daemon(self.home)
             except DaemonRunning:
                 # Somebody owns the directory and nobody answered: it came up just now, or is about to end.
-                if await self._answers():
+                if await self._found_again():
                     return
                 if not await asyncio.to_thread(_wait_for_owner, self.home):
                     raise
@@ -296,6 +317,14 @@ def _wait_for_owner(home: StateDirectory) -> bool:
 
 
 def _unreachable(home: StateDirectory, why: str) -> DaemonUnreachable:
+    from tollboard.daemon.single import owner_pid
+
+    if (pid := owner_pid(home)) is not None:
+        return DaemonUnreachable(
+            f"the daemon (pid {pid}) owns {str(home.path)!r}, but nobody answers on {str(home.socket)!r} ({why}): it "
+            "is starting, or ending, or its socket was removed, which it puts back within a second; try again, or end "
+            "it with `tollboard shutdown`"
+        )
     return DaemonUnreachable(
         f"no daemon answers on {str(home.socket)!r} ({why}); any command starts one, "
         "and `tollboard doctor` says what is wrong"

@@ -113,7 +113,7 @@ def frozen(home: StateDirectory, exc: Unanswered, known: str = "") -> DaemonFroz
             f"the daemon (pid {pid}) {silent}, and another (pid {exc.successor}) has taken its place{known}; that one "
             "answers: see how things stand with `tollboard list`"
         )
-    stopped = "is stopped and " if _is_stopped(pid) else ""
+    stopped = "is stopped and " if is_stopped(pid) else ""
     known = known if exc.asked else NOTHING_ASKED
     return DaemonFrozen(
         f"the daemon (pid {pid or 'unknown'}) {stopped}{silent}{known}; {remedies(home, pid)}"
@@ -122,7 +122,7 @@ def frozen(home: StateDirectory, exc: Unanswered, known: str = "") -> DaemonFroz
 
 def remedies(home: StateDirectory, pid: int | None) -> str:
     """Return what a person can do about a daemon that is there and does nothing."""
-    if _is_stopped(pid):
+    if is_stopped(pid):
         first = f"let it go on with `kill -CONT {pid}`,"
     else:
         first = f"{'it may be starting, ' if may_be_starting(home) else ''}see its log {str(home.log)!r}; if it hangs,"
@@ -133,7 +133,7 @@ def remedies(home: StateDirectory, pid: int | None) -> str:
     )
 
 
-def _is_stopped(pid: int | None) -> bool:
+def is_stopped(pid: int | None) -> bool:
     """Whether a signal has stopped the process: then it is known what lets it go on."""
     import psutil
 

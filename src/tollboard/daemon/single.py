@@ -61,6 +61,12 @@ class Ownership:
         except OSError:
             return False
 
+    def renew(self) -> None:
+        """Hold a new lock file in place of one that was removed. Raises DaemonRunning if another daemon has made it."""
+        fresh = Ownership.claim(self.home)
+        os.close(self.fd)
+        self.fd = fresh.fd
+
     def release(self) -> None:
         """Give the directory up. The file stays: removing it would let two processes hold two different locks."""
         os.close(self.fd)
@@ -155,6 +161,24 @@ def owner_pid(home: StateDirectory) -> int | None:
         return _read_pid(fd) if _is_locked(fd) else None
     finally:
         os.close(fd)
+
+
+def end_owner(home: StateDirectory, timeout_s: float) -> int | None:
+    """End the daemon that owns the directory by a signal, for when it cannot be asked; return its pid if it has ended.
+
+    Blocks. Raises DaemonError if it has not ended in time.
+    """
+    pid = owner_pid(home)
+    if pid is None:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    if not wait_for_exit(pid, timeout_s):
+        raise DaemonError(
+            f"the daemon (pid {pid}) has not ended within {timeout_s:g} s; see its log {str(home.log)!r}, or end it "
+            f"with `kill -KILL {pid}`"
+        )
+    return pid
 
 
 def may_be_starting(home: StateDirectory) -> bool:

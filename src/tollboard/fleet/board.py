@@ -1,8 +1,9 @@
 """The verbs of the manager: what `Switchboard` (in this process) and `Client` (over the daemon's socket) both are.
 
 Same names, arguments, results and errors on both; the operations of HTTP, the CLI and MCP are made from them. Names
-are session names; wherever a name is taken, a session's id is too, which is how a stopped session whose name was used
-again is reached. Seconds everywhere, Unix seconds for points in time.
+are session names; wherever a name is taken, a session's id is too. A stopped session whose name was used again is
+reached, to be read or deleted, by its id or as `NAME@N`: the N-th session that had the name. Seconds everywhere, Unix
+seconds for points in time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from tollboard.fleet.records import (
     SessionDefinition,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
@@ -67,11 +71,16 @@ class Board(Protocol):
         Whoever starts several sessions asks for each first. Returns the definition as it would be kept.
         """
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
-        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08)."""
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
+        """Return the sessions of the fleet, oldest first; with `all` the stopped ones too (S08).
 
-    async def status(self, name: str) -> SessionStatus:
-        """Return how a session stands. Raises AgentNotFound."""
+        `unread` is what this reader has not acknowledged, of each session by itself. Raises InvalidName.
+        """
+
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
+        """Return how a session stands; `unread` is this reader's. Raises AgentNotFound, InvalidName."""
 
     async def definition(self, name: str) -> SessionDefinition:
         """Return what a session was started with. Raises AgentNotFound."""
@@ -175,6 +184,23 @@ class Board(Protocol):
 
     async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
         """Return the approvals that wait, oldest first; with `all` the answered and expired ones too (S14)."""
+
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """Return the sub-agents of a session that have not ended, oldest first (A31).
+
+        With `all` the newest `limit` of those that have ended too. Raises AgentNotFound, Invalid.
+        """
+
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """Return a page of what a sub-agent was told and said, oldest first. Raises SubAgentNotFound, Invalid."""
+
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """End one sub-agent and all below it; the one above is told and goes on (A27, A31).
+
+        One that is unknown, gone or ending is no error: `acted` and `status` say how it is.
+        """
 
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
         """Decide an approval: approve, edit or reject a call, answer or reject a question (S14, B06).

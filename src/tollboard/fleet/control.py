@@ -80,7 +80,8 @@ class Control:
         back = [session for session in dead if session.machine is not None and session.halted is not halted]
         if back:
             await self._freeze(back, halted)
-        return changed
+        # Another manager may have undone it while it was written: a report never says that what runs is halted.
+        return [session for session in changed if session.halted is halted]
 
     def _meant(self, name: str | None, *, all: bool) -> list[LiveSession]:
         if all == (name is not None):

@@ -21,6 +21,8 @@ from tollboard.fleet.records import (
     Life,
     Receipt,
     SessionRecord,
+    SubAgentMessage,
+    SubAgentRecord,
     Summary,
 )
 from tollboard.runtime.journal import Journal
@@ -72,6 +74,9 @@ class SessionJournal(Journal, Protocol):
 
     turns: int
 
+    delegating: set[str]
+    """Refs whose turns may have sub-agents that have not ended; a restart adds those that go on."""
+
     def keyed(self, ref: str, key: str) -> None:
         """Give the next accepted request with this ref an idempotency key; called just before `accepted`."""
 
@@ -89,6 +94,9 @@ class Ledger(Protocol):
     def set_life(self, session_id: str, life: Life, *, at: float, problem: str | None = None) -> Commit:
         """Remember that a session was stopped, or died."""
 
+    def set_notice(self, session_id: str, notice: str | None) -> Commit:
+        """Remember why a session halted by itself, or with `None` that this is over."""
+
     def delete_session(self, session_id: str) -> Commit:
         """Remove a session and everything that belongs to it."""
 
@@ -97,6 +105,9 @@ class Ledger(Protocol):
 
     async def find_session(self, name_or_id: str) -> SessionRecord | None:
         """Return the live session of that name, else the one stopped last, else the one with that id."""
+
+    async def named(self, name: str | None = None) -> Sequence[tuple[str, str]]:
+        """Return the id and name of all sessions, or of those that have had this name, in the order of their start."""
 
     # -- requests and history
     async def request(self, ref: str) -> StoredRequest | None:
@@ -165,6 +176,24 @@ class Ledger(Protocol):
 
     def expire_approvals(self, *, at: float, why: str, keep: Sequence[str] = ()) -> Commit:
         """Expire every pending approval, but not those of the refs to keep."""
+
+    # -- sub-agents
+    async def sub_agents(
+        self, session_id: str, *, every: bool = False, limit: int
+    ) -> Sequence[SubAgentRecord]:
+        """Return the newest sub-agents of a session that have not ended, with `every` all, oldest first."""
+
+    async def sub_agent(self, id: str) -> SubAgentRecord | None:
+        """Return one sub-agent."""
+
+    async def sub_agent_messages(self, id: str, *, after: int, limit: int) -> Sequence[SubAgentMessage]:
+        """Return what a sub-agent said after a number, oldest first."""
+
+    async def delegating(self) -> Sequence[str]:
+        """Return the refs below which sub-agents are left open."""
+
+    def end_sub_agents(self, ref: str, *, at: float, why: str) -> Commit:
+        """End what is left open below a request that was cut off, with its feed items (A30)."""
 
     # -- feed
     def feed(self, item: NewFeedItem) -> None:

@@ -54,7 +54,7 @@ class Reading:
     ) -> Inbox:
         """Return what is new for the reader, of one session or of the fleet, newest last."""
         check_name(reader)
-        limit = _whole("limit", limit, 1, MAX_PAGE)
+        limit = whole("limit", limit, 1, MAX_PAGE)
         if wait_s is not None:
             _within("wait", wait_s, 0, MAX_WAIT_S)
         session_id = record.id if record is not None else None
@@ -135,9 +135,9 @@ class Reading:
 
     async def transcript(self, record: SessionRecord, limit: int | None, before: int | None) -> Transcript:
         """Return the last `limit` turns before a number; without a limit pages of MAX_PAGE, newest page first."""
-        count = MAX_PAGE if limit is None else min(_whole("limit", limit, 0, 1_000_000) or MAX_PAGE, MAX_PAGE)
+        count = MAX_PAGE if limit is None else min(whole("limit", limit, 0, 1_000_000) or MAX_PAGE, MAX_PAGE)
         if before is not None:
-            _whole("before", before, 1, 2**62)
+            whole("before", before, 1, 2**62)
         entries = await self._ledger.history(record.id, before=before, limit=count, newest=True)
         total = await self._ledger.history_size(record.id)
         wanted_more = not limit or limit > len(entries)
@@ -174,7 +174,9 @@ def _inbox_session(
 ) -> InboxSession:
     summary = summaries.get(unread.session_id) or _no_summary(unread.session, unread.turns)
     now = acked.get(unread.session_id, unread.cursor)
-    return InboxSession(unread.session, unread.turns - unread.cursor, unread.cursor, now, summary)
+    return InboxSession(
+        unread.session, unread.turns - unread.cursor, unread.cursor, now, summary, unread.session_id
+    )
 
 
 def _no_summary(session: str, turns: int) -> Summary:
@@ -185,7 +187,8 @@ def _counted(cursor: int, count: int) -> list[int]:
     return list(range(cursor + 1, cursor + 1 + count))
 
 
-def _whole(name: str, value: int, low: int, high: int) -> int:
+def whole(name: str, value: int, low: int, high: int) -> int:
+    """Return a whole number within bounds. Raises Invalid."""
     if not isinstance(value, int):
         raise Invalid(f"{name} is {value!r}: it must be a whole number")
     _within(name, value, low, high)

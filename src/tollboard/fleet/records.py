@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from tollboard.runtime import outcome
 from tollboard.runtime.approval import ApprovalKind
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Question
+from tollboard.runtime.request import Origin
 
 
 class Life(StrEnum):
@@ -73,6 +76,10 @@ class SessionRecord:
     """The seq of the newest history entry; entries are numbered from 1 without gaps."""
     answered: bool = False
     """Whether a turn of it ever completed: only then is there a conversation that must not begin anew."""
+    notice: str | None = None
+    """Why it halted by itself."""
+    background: tuple[BackgroundTask, ...] = ()
+    """What ran in the background when this was read; of a live session the agent knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +103,16 @@ class SessionStatus:
     asked: Mapping[str, str]
     """Model, permission mode and directory as they were asked for."""
     effective: Mapping[str, str]
-    """The same as the provider reported them after the last start; empty until it did."""
+    """The same as the provider reported them last, before a restart too; empty until it did."""
     alarms: tuple[str, ...]
     """Each difference between `asked` and `effective`, and whatever else a person should look at."""
     problem: str | None
+    background: tuple[BackgroundTask, ...] = ()
+    """What runs beside its turns, commands and sub-agents, each with the time it began."""
+    unread: int = 0
+    """Turns that the reader who asked has not acknowledged, of this session, whatever others have had its name."""
+    address: str = ""
+    """What names this session now: its name, or `NAME@N` for a stopped one whose name was used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +127,11 @@ class SessionDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished turn of a session's history."""
+    """One finished turn of a session's history.
+
+    With the origin `agent` nobody asked: the agent began the turn by itself, because something in the background ended
+    or was cut off, and `prompt` says what.
+    """
 
     session: str
     session_id: str
@@ -130,6 +147,9 @@ class Entry:
     attempt: int
     started_at: float
     completed_at: float
+    origin: Origin = Origin.TELL
+    note: str | None = None
+    """What is wrong with an answer that is ok otherwise, such as that its end is missing; `None`: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +170,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class PollPending:
+class PollPending(outcome.Pending):
     """Queued or in flight."""
 
     receipt: Receipt
@@ -158,7 +178,7 @@ class PollPending:
 
 
 @dataclass(frozen=True, slots=True)
-class PollCompleted:
+class PollCompleted(outcome.Completed):
     """The turn completed."""
 
     receipt: Receipt
@@ -166,9 +186,14 @@ class PollCompleted:
     entry: Entry
     status: Literal["completed"] = "completed"
 
+    @property
+    def response(self) -> Entry:
+        """Return what the turn came to: `text`, `usage`, `duration_s`, as a runtime's response has them."""
+        return self.entry
+
 
 @dataclass(frozen=True, slots=True)
-class PollFailed:
+class PollFailed(outcome.Failed):
     """The request ended without a response. `entry` is `None` if it never became a turn (cancelled, stopped)."""
 
     receipt: Receipt
@@ -214,6 +239,7 @@ class InboxSession:
     acked: int
     """The seq after this call; the same as `cursor` unless `ack` was given."""
     summary: Summary
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +347,81 @@ class ApprovalRecord:
     """What is asked; empty for a call."""
 
 
+class SubAgentState(StrEnum):
+    """How a sub-agent of a session stands."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    """It waits for a person's decision."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    """Somebody cancelled it, or the turn it worked for ended first: interrupted, stopped, or with the daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentRecord:
+    """One sub-agent of a session, from the moment it was announced. Texts are cut where they are long."""
+
+    id: str
+    session: str
+    ref: str
+    """The request whose turn it works for."""
+    parent: str | None
+    """The id of the sub-agent that started it; `None` when the session did."""
+    name: str
+    path: str
+    """Where it is in the tree: `session/researcher/reader`, as in approvals."""
+    model: str
+    status: SubAgentState
+    turns: int
+    """How often it called its model."""
+    started_at: float
+    ended_at: float | None
+    duration_s: float | None
+    usage: Usage | None
+    """What it and those below it used; `None` until it has ended, and where nobody knows."""
+    instructions: str = field(repr=False)
+    result: str | None = field(repr=False)
+    error: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentMessage:
+    """One message of a sub-agent, or one tool call: `user`, `assistant`, `tool_use` (its arguments), `tool_result`."""
+
+    number: int
+    at: float
+    role: str
+    text: str = field(repr=False)
+    tool: str = ""
+    call: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentMessages:
+    """What a sub-agent was told and said, oldest first. `next_after` continues; `None` when there is no more now."""
+
+    sub_agent: SubAgentRecord
+    messages: tuple[SubAgentMessage, ...]
+    next_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubAgentCancelled:
+    """Whether a sub-agent was at work and was ended; one that is gone or unknown is no error."""
+
+    id: str
+    acted: bool
+    status: SubAgentState | None
+    """How it stands now; `None` when no sub-agent has that id."""
+
+
 FEED_KINDS = (
     "session.started", "session.stopped", "session.died", "settings", "queued", "cancelled", "turn.started",
     "turn.rejected", "turn.completed", "turn.failed", "text", "tool_use", "tool_result", "notice",
-    "approval.requested", "approval.decided", "halted", "resumed", "missed",
+    "approval.requested", "approval.decided", "subagent.started", "subagent.completed", "subagent.failed",
+    "subagent.cancelled", "background", "halted", "resumed", "missed",
 )  # fmt: skip
 """What a FeedItem can be."""
 

@@ -21,9 +21,11 @@ from tollboard.fleet.ledger import Ledger, StoredRequest
 from tollboard.fleet.receipts import CONCLUDED
 from tollboard.fleet.records import ApprovalRecord, ApprovalState, Life, RequestState, SessionRecord
 from tollboard.fleet.session_agent import LiveSession
+from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approval, ApprovalKind, ApprovalRequest, Asked, Reject, parse_decision
+from tollboard.runtime.background import cause_of
 from tollboard.runtime.request import Origin, Request
-from tollboard.runtime.results import Reason
+from tollboard.runtime.results import Failed, Reason
 
 if TYPE_CHECKING:
     from tollboard.fleet.roster import Roster
@@ -34,6 +36,7 @@ logger = logging.getLogger("tollboard.fleet")
 AT_ONCE = 200
 """Sessions that are brought back at the same time."""
 DAEMON_ENDED = "the daemon ended"
+CUT_OFF = "the daemon ended while this ran in the background"
 SECRET_GONE = "the daemon ended before the answer was used; it was secret, so it was not kept: ask again"
 
 
@@ -46,6 +49,9 @@ async def recover(roster: Roster, ledger: Ledger, tail: Tail) -> None:
         waiting[request.session_id].append(request)
     asked = await _asked(roster, ledger, records, waiting)
     await _expire_approvals(ledger, tail, records, now, asked)
+    for ref in await ledger.delegating():
+        if ref not in asked:
+            _ = ledger.end_sub_agents(ref, at=now, why=DAEMON_ENDED)
     for record in records:
         roster.add(_settled(ledger, tail, record, waiting[record.id], asked, now))
     await ledger.flush()
@@ -108,13 +114,16 @@ def _settled(
 ) -> LiveSession:  # fmt: skip
     """End what was in flight; return the session with its new history length, and its queue, without an agent."""
     queued: list[Request] = []
+    delegating: set[str] = set()
     turns = record.turns
     for stored in requests:
         if stored.ref in asked:
             request = as_request(stored)
             request.asked = asked[stored.ref]
+            delegating.add(stored.ref)  # its sub-agents go on with it
             queued.insert(0, request)
-        elif stored.receipt.state is RequestState.STARTED:
+        elif stored.receipt.state is RequestState.STARTED or stored.origin is Origin.AGENT:
+            # A turn of the agent's own ran where the agent ran: it was never a prompt that could be sent again.
             turns += 1
             _ = ledger.mark_interrupted(stored, seq=turns, at=now, detail=CONCLUDED)
             took = max(0.0, now - (stored.receipt.started_at or now))
@@ -123,7 +132,26 @@ def _settled(
         else:
             queued.append(as_request(stored))
     record = replace(record, turns=turns)
-    return LiveSession(record, ledger.journal(record), waiting=queued)
+    journal = ledger.journal(record)
+    journal.delegating |= delegating
+    session = LiveSession(record, journal, waiting=queued)
+    _note_lost(tail, session, now)
+    return session
+
+
+def _note_lost(tail: Tail, session: LiveSession, now: float) -> None:
+    """Say in the history what ran in the background and ended with the daemon."""
+    journal, record = session.journal, session.record
+    for task in record.background:
+        request = Request(new_ref(), cause_of(task), Origin.AGENT, now)
+        request.started_at = now
+        outcome = Failed(Reason.INTERRUPTED, CUT_OFF)
+        _ = journal.accepted(request), journal.started(request), journal.finished(request, outcome, 0.0)
+        data = {"reason": outcome.reason.value, "detail": CUT_OFF, "duration_s": 0.0}
+        tail.write(record.id, record.name, "turn.failed", data, request.ref)
+    if record.background:
+        _ = journal.background(())
+        session.record = replace(record, background=())
 
 
 def as_request(stored: StoredRequest) -> Request:

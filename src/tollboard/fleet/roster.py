@@ -15,14 +15,16 @@ from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.records import Life, SessionDefinition, SessionRecord
 from tollboard.fleet.session_agent import LiveSession, SessionAgent
 from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
+from tollboard.ids import SESSION_MARKER
 from tollboard.runtime import telemetry
 from tollboard.runtime.backend import Backend
+from tollboard.runtime.event import NoticeEvent, TextEvent, ToolUseEvent
 from tollboard.runtime.results import Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata
 
-MARKER = "TOLLBOARD_SESSION"
-"""The environment variable that every process of a session carries: `<home id>:<session id>`."""
+MAX_DIGITS = 6
+"""Of the N in `NAME@N`."""
 
 
 class BackendDirectory(Protocol):
@@ -103,8 +105,11 @@ class Roster:
         await self.backend(asked.backend).check_start({**own, "cwd": asked.path})
 
     async def start(self, session: LiveSession) -> None:
-        """Start the session's agent, which takes over its queue; what it really runs with is not known yet."""
-        record = session.record = replace(session.record, effective={})
+        """Start the session's agent, which takes over its queue.
+
+        What it ran with before is shown until it reports anew: a list without models says less than the last report.
+        """
+        record = session.record
         path = self.settings.check_path(record.path)
         options = resolve_references(record.options, os.environ)
         for request in session.waiting:
@@ -120,7 +125,8 @@ class Roster:
             provider_session_id=record.provider_session_id,
             # Results are in the ledger: the runtime need not keep them too.
             **{"max_results": 0, **options, **known, "cwd": path,
-               "env_marker": f"{MARKER}={self.settings.home_id}:{record.id}"},
+               "env_marker": f"{SESSION_MARKER}={self.settings.home_id}:{record.id}",
+               **self.settings.ours()},
         )  # fmt: skip
         session.live(machine)
 
@@ -172,13 +178,28 @@ class Roster:
 
     async def record(self, name: str) -> SessionRecord:
         """Return the record of a session, stopped ones included. Raises AgentNotFound."""
-        session = self.find(name)
+        wanted = await self._numbered(name)
+        session = self.find(wanted)
         if session is not None:
             return replace(session.record, turns=session.journal.turns)
-        record = await self.ledger.find_session(name)
+        record = await self.ledger.find_session(wanted)
         if record is None:
             raise AgentNotFound(f"there is no session {name!r}; `tollboard list --all` shows all there are")
         return record
+
+    async def _numbered(self, name: str) -> str:
+        """Return the id of what `NAME@N` means, the N-th session that had the name (V08); else the name as it is."""
+        base, at, number = name.partition("@")
+        if not at or not number.isascii() or not number.isdigit() or len(number) > MAX_DIGITS:
+            return name
+        named = await self.ledger.named(base)
+        if not named:
+            return name
+        if not 1 <= int(number) <= len(named):
+            raise AgentNotFound(
+                f"there is no session {name!r}: {len(named)} have had that name, {base}@1 to {base}@{len(named)}"
+            )
+        return named[int(number) - 1][0]
 
     def _heard(self, event: EventName, measurements: Measurements, metadata: Metadata) -> None:
         session = self._by_name.get(str(metadata["agent"]))
@@ -203,17 +224,42 @@ class Roster:
             session.report(str(metadata["provider_session_id"]), effective)
 
     def _failed(self, session: LiveSession, metadata: Metadata) -> None:
+        session.retrying = None
         if metadata["reason"] is Reason.HALTED:
-            session.notice = str(metadata["detail"])
+            self._note(session, str(metadata["detail"]))
 
     def _resumed(self, session: LiveSession, metadata: Metadata) -> None:
-        session.notice = None
+        self._note(session, None)
+
+    def _completed(self, session: LiveSession, metadata: Metadata) -> None:
+        session.retrying = None
+        self._note(session, None)
+
+    def _received(self, session: LiveSession, metadata: Metadata) -> None:
+        """Show what keeps a session from its work, until it speaks again (B08)."""
+        match metadata["event"]:
+            case NoticeEvent(message=message, alarm=True, retry_at=None):
+                self._note(session, message)
+            case NoticeEvent(message=message, alarm=True):
+                session.retrying = message
+            case TextEvent() | ToolUseEvent():
+                session.retrying = None
+                self._note(session, None)
+
+    def _note(self, session: LiveSession, notice: str | None) -> None:
+        """Keep why a session halted by itself, over a restart too, if the ledger takes it."""
+        if session.record.notice != notice:
+            session.record = replace(session.record, notice=notice)
+            with contextlib.suppress(Overloaded):
+                _ = self.ledger.set_notice(session.id, notice)
 
 
 _HEARD: dict[EventName, Callable[[Roster, LiveSession, Metadata], None]] = {
     telemetry.AGENT_CRASHED: Roster._crashed,
     telemetry.AGENT_STARTED: Roster._started,
     telemetry.CHECKPOINTED: Roster._checkpointed,
+    telemetry.EVENT_RECEIVED: Roster._received,
     telemetry.PROMPT_ERROR: Roster._failed,
+    telemetry.PROMPT_STOP: Roster._completed,
     telemetry.RESUMED: Roster._resumed,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tollboard.fleet import settings
@@ -47,8 +47,8 @@ class LiveSession:
     machine: Machine | None = None
     waiting: list[Request] = field(default_factory=list)
     """The queue of a session that is dead; of a living one its machine has it."""
-    notice: str | None = None
-    """Why it halted by itself."""
+    retrying: str | None = None
+    """What the provider did not do yet, and when it is asked again; only while it is so."""
     stopping: asyncio.Task[StopReport] | None = None
     reviving: asyncio.Task[None] | None = None
 
@@ -126,7 +126,8 @@ class LiveSession:
         agent = agent_status(machine)
         return _status(
             self.record,
-            self.notice,
+            retrying=self.retrying,
+            background=machine.background,
             phase="idle" if agent.phase is Phase.IDLE else "processing",
             halted=agent.halted,
             needs_decision=agent.needs_decision,
@@ -142,7 +143,6 @@ def status_of(
     """Return the status of a session that has no agent: stopped or dead."""
     return _status(
         record,
-        None,
         phase="stopped" if record.life is Life.STOPPED else "dead",
         halted=record.halted,
         needs_decision=needs_decision,
@@ -152,7 +152,20 @@ def status_of(
     )
 
 
-def _status(record: SessionRecord, notice: str | None, **now: object) -> SessionStatus:
+def addressed(
+    status: SessionStatus, cursors: Mapping[str, int], named: Sequence[tuple[str, str]] | None
+) -> SessionStatus:
+    """Return the status with what is unread by the cursors, and with what names the session among its namesakes."""
+    unread = max(0, status.turns - cursors.get(status.id, 0))
+    address = status.name
+    if status.life is Life.STOPPED and named is not None:
+        ids = [id for id, name in named if name == status.name]
+        if status.id in ids and ids[-1] != status.id:
+            address = f"{status.name}@{ids.index(status.id) + 1}"
+    return replace(status, unread=unread, address=address)
+
+
+def _status(record: SessionRecord, *, retrying: str | None = None, **now: object) -> SessionStatus:
     wanted = settings.asked(record.path, record.options)
     found = settings.alarms(wanted, record.effective)
     return SessionStatus(
@@ -166,7 +179,7 @@ def _status(record: SessionRecord, notice: str | None, **now: object) -> Session
         provider_session_id=record.provider_session_id,
         asked=wanted,
         effective=record.effective,
-        alarms=(*found, *(text for text in (notice, record.problem) if text is not None)),
+        alarms=(*found, *(text for text in (record.notice, retrying, record.problem) if text is not None)),
         problem=record.problem,
         **now,  # type: ignore[arg-type] # the fields named in the two callers
     )

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tollboard.errors import Invalid, InvalidName, InvalidOption, InvalidPath, InvalidPrompt, UnknownBackend
+from tollboard.errors import (
+    Denied,
+    Invalid,
+    InvalidName,
+    InvalidOption,
+    InvalidPath,
+    InvalidPrompt,
+    UnknownBackend,
+)
 from tollboard.fleet.board import MAX_PROMPT_BYTES, MAX_SUMMARY_BYTES
+from tollboard.fleet.secrets import PLACES, REFERENCE, refuse_secrets
 from tollboard.ids import check_name, looks_like_id
+from tollboard.runtime.backend import Backend
 from tollboard.runtime.options import split_options
 
-OURS = ("cwd", "env_marker", "answered")
+OURS = ("cwd", "env_marker", "answered", "private", "pass_env", "sandbox_default")
 """Options that every backend gets from the fleet itself."""
 ASKED = ("model", "permission_mode")
 """Options that a provider reports back, by the same name."""
-
-_SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|authorization|cookie)")
-_REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +37,26 @@ class FleetSettings:
     roots: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     """The only backends it may use; empty means all."""
+    private: tuple[str, ...] = ()
+    """Directories of the daemon's own, which no tool of a session may open: its state directory."""
+    pass_env: tuple[str, ...] = ()
+    """Variables of the daemon's environment that its programs inherit beside the usual ones."""
+    sandbox: str = "off"
+    """Whether commands run in a sandbox (off, auto, required) where a session does not say."""
+    send_options: tuple[str, ...] = ()
+    """Options beyond the plain ones that whoever may send may give; see `Backend.powers`."""
     absolute_paths: bool = False
     """Refuse relative ones: who asks a daemon stands in another directory than it does."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
     revive_timeout_s: float = 10.0
     """How long one session may take to come back at start-up, so that none blocks the others."""
+
+    def ours(self) -> dict[str, object]:
+        """Return the options that every session and worker gets from these settings."""
+        sandbox = "" if self.sandbox == "off" else self.sandbox
+        found = {"private": self.private, "pass_env": self.pass_env, "sandbox_default": sandbox}
+        return {name: value for name, value in found.items() if value}
 
     def check_backend(self, name: str) -> None:
         """Raise UnknownBackend if the configuration does not allow this backend."""
@@ -67,6 +88,23 @@ class FleetSettings:
                 f"the working directory {real!r} is outside of what is allowed: {', '.join(self.roots)}"
             )
         return real
+
+    def check_powers(self, backend: Backend[Any], path: str, options: Mapping[str, object]) -> None:
+        """Raise Denied for a session or pool that a caller who may only send may not start."""
+        powers = backend.powers(split_options(dict(options))[1])
+        for power in powers:
+            if power.partition(".")[0] not in self.send_options:
+                raise Denied(
+                    f"the option {power!r} of backend {backend.name!r} gives a session more rights, which needs the "
+                    "capability configure: start it from a terminal, or have a person add "
+                    f"{power.partition('.')[0]!r} to send_options in tollboard.toml"
+                )
+        for own in self.private:
+            if Path(own).is_relative_to(path) or Path(path).is_relative_to(own):
+                raise Denied(
+                    f"a session in {path!r} would have the daemon's own files below it or around it; choose another "
+                    "directory"
+                )
 
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt if it is text of an allowed size."""
@@ -142,52 +180,19 @@ def check_options(options: Mapping[str, object], ours: Collection[str] = OURS) -
     return split_options(dict(options))[1]
 
 
-def refuse_secrets(options: Mapping[str, object]) -> None:
-    """Raise InvalidOption if an option holds a secret in plain text: options are kept in the database.
-
-    A secret is passed by reference: `"$NAME"` is replaced by the daemon's environment variable when it is used.
-    """
-    for where, name, value in _named_texts(options, ""):
-        if _SECRET_NAME.search(name) and value and not _REFERENCE.match(value):
-            raise InvalidOption(
-                f"{where} looks like a secret and options are kept in the database: "
-                f"set the variable in the daemon's environment and pass '${name}' instead"
-            )
-
-
 def resolve_references(options: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, object]:
     """Return the options with every `"$NAME"` inside `env` and `headers` replaced by that variable."""
-    return {key: _resolved(value, environ, inside=key in _PLACES) for key, value in options.items()}
-
-
-_PLACES = frozenset({"env", "headers"})
+    return {key: _resolved(value, environ, inside=key in PLACES) for key, value in options.items()}
 
 
 def _resolved(value: object, environ: Mapping[str, str], *, inside: bool) -> object:
     if isinstance(value, Mapping):
-        return {k: _resolved(v, environ, inside=inside or k in _PLACES) for k, v in value.items()}
+        return {k: _resolved(v, environ, inside=inside or k in PLACES) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_resolved(item, environ, inside=inside) for item in value]
-    if inside and isinstance(value, str) and (match := _REFERENCE.match(value)):
+    if inside and isinstance(value, str) and (match := REFERENCE.match(value)):
         name = match.group(1)
         if name not in environ:
             raise InvalidOption(f"the variable {name} is not set in the daemon's environment")
         return environ[name]
     return value
-
-
-def _named_texts(value: object, where: str) -> list[tuple[str, str, str]]:
-    found: list[tuple[str, str, str]] = []
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            place = f"{where}.{key}" if where else str(key)
-            if isinstance(item, str):
-                # Only where secrets are passed by name; a `model` or a `script` may say what it likes.
-                if any(part in _PLACES for part in where.split(".")):
-                    found.append((place, str(key), item))
-            else:
-                found.extend(_named_texts(item, place))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            found.extend(_named_texts(item, f"{where}.{index}"))
-    return found

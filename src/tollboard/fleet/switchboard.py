@@ -25,7 +25,8 @@ from typing import Literal, Self
 from tollboard.clock import Clock
 from tollboard.errors import DaemonError, Invalid, StoreError
 from tollboard.fleet import receipts, recovery
-from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE
+from tollboard.fleet.board import DEFAULT_BACKEND, DEFAULT_READER, MAX_FEED_PAGE, MAX_PAGE
+from tollboard.fleet.checking import checked
 from tollboard.fleet.control import Control
 from tollboard.fleet.ledger import Ledger
 from tollboard.fleet.lifecycle import Lifecycle
@@ -51,15 +52,19 @@ from tollboard.fleet.records import (
     SessionRecord,
     SessionStatus,
     StopReport,
+    SubAgentCancelled,
+    SubAgentMessages,
+    SubAgentRecord,
     Summary,
     Transcript,
     WaitReport,
 )
 from tollboard.fleet.roster import BackendDirectory, Roster
-from tollboard.fleet.session_agent import status_of
+from tollboard.fleet.session_agent import addressed, status_of
 from tollboard.fleet.settings import FleetSettings, check_options, check_session_name
+from tollboard.fleet.sub_agents import SubAgents
 from tollboard.fleet.tail import Tail
-from tollboard.ids import new_ref
+from tollboard.ids import check_name, new_ref
 from tollboard.runtime.approval import Decision
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase
@@ -80,6 +85,7 @@ class Switchboard:
         self, ledger: Ledger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
     ) -> None:
         self.caller = LOCAL
+        self.configures = True
         self.settings = settings
         self._ledger = ledger
         self._runtime = runtime
@@ -91,6 +97,7 @@ class Switchboard:
         self._lifecycle = Lifecycle(self._roster, ledger, runtime, self._tail)
         self._prompts = Prompts(self._roster, ledger, runtime)
         self._control = Control(self._roster, ledger, runtime, self._lifecycle)
+        self._sub_agents = SubAgents(self._roster, ledger, runtime)
         self._state = _State()
 
     @classmethod
@@ -109,11 +116,20 @@ class Switchboard:
             raise
         return board
 
-    def on_behalf_of(self, caller: Caller) -> Switchboard:
-        """Return the same switchboard with another caller, who is recorded with what it does (S27)."""
+    def on_behalf_of(self, caller: Caller, *, configures: bool = True) -> Switchboard:
+        """Return the same switchboard with another caller, who is recorded with what it does (S27).
+
+        One that does not configure may only start sessions with plain options (`FleetSettings.check_powers`).
+        """
         view = copy.copy(self)
         view.caller = caller
+        view.configures = configures
         return view
+
+    def name_of(self, session_id: str) -> str | None:
+        """Return the name of a session of the fleet by its id, `None` if there is none."""
+        found = self._roster.find(session_id) if session_id else None
+        return None if found is None else found.name
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,6 +206,7 @@ class Switchboard:
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
+    @checked
     async def start_session(
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionStatus:
@@ -209,9 +226,12 @@ class Switchboard:
         self.settings.check_backend(backend)
         self._roster.backend(backend)
         real = self.settings.check_path(path)
+        if not self.configures:
+            self.settings.check_powers(self._roster.backend(backend), real, options)
         check_options(options)
         return SessionDefinition(name, real, backend, dict(options))
 
+    @checked
     async def check_session(
         self, name: str, *, path: str | os.PathLike[str], backend: str = DEFAULT_BACKEND, **options: object
     ) -> SessionDefinition:
@@ -221,32 +241,45 @@ class Switchboard:
         await self._roster.check(asked)
         return asked
 
-    async def list_sessions(self, *, all: bool = False) -> tuple[SessionStatus, ...]:
+    @checked
+    async def list_sessions(
+        self, *, all: bool = False, reader: str = DEFAULT_READER
+    ) -> tuple[SessionStatus, ...]:
         """See `Board.list_sessions`."""
+        check_name(reader)
+        stored = await self._ledger.sessions(every=True) if all else ()
+        named = await self._ledger.named() if all else None
+        cursors = await self._ledger.cursors(reader)
         shown = [session.status() for session in self._roster]
-        if all:
-            stored = await self._ledger.sessions(every=True)
-            shown = [session.status() for session in self._roster]
-            known = {status.id for status in shown}
-            shown += [status_of(record) for record in stored if record.id not in known]
-        return tuple(sorted(shown, key=lambda status: (status.created_at, status.id)))
+        known = {status.id for status in shown}
+        shown += [status_of(record) for record in stored if record.id not in known]
+        shown.sort(key=lambda status: (status.created_at, status.id))
+        return tuple(addressed(status, cursors, named) for status in shown)
 
-    async def status(self, name: str) -> SessionStatus:
+    @checked
+    async def status(self, name: str, *, reader: str = DEFAULT_READER) -> SessionStatus:
         """See `Board.status`."""
-        session = self._roster.find(name)
-        return session.status() if session is not None else status_of(await self._roster.record(name))
+        check_name(reader)
+        record = await self._roster.record(name)
+        named = await self._ledger.named(record.name) if record.life is Life.STOPPED else None
+        cursors = await self._ledger.cursors(reader)
+        session = self._roster.find(record.id)
+        return addressed(session.status() if session is not None else status_of(record), cursors, named)
 
+    @checked
     async def definition(self, name: str) -> SessionDefinition:
         """See `Board.definition`."""
         record = await self._roster.record(name)
         return SessionDefinition(record.name, record.path, record.backend, record.options)
 
+    @checked
     async def stop_session(self, name: str, *, drain: bool = False) -> StopReport:
         """See `Board.stop_session`."""
         # Not while closing: what is queued was left to the next start, and one that is stopped has none.
         self._open()
         return await self._lifecycle.stop(self._roster.get(name), self.caller, drain=drain)
 
+    @checked
     async def delete_session(self, name: str) -> Deleted:
         """See `Board.delete_session`."""
         return await self._lifecycle.delete(await self._roster.record(name))
@@ -262,22 +295,26 @@ class Switchboard:
 
     # -- prompts ----------------------------------------------------------------------------------------------------
 
+    @checked
     async def send(self, name: str, prompt: str, *, queue: bool = False, key: str | None = None) -> str:
         """See `Board.send`."""
         self._open()
         return await self._prompts.send(name, prompt, queue, key, self._open)
 
+    @checked
     async def poll(self, name: str, ref: str) -> Poll:
         """See `Board.poll`."""
         record = await self._roster.record(name)
         return await receipts.poll_one(self._roster, self._ledger, record.id, record.name, ref)
 
+    @checked
     async def wait(
         self, refs: Sequence[str], *, timeout: float | None = None, mode: Literal["all", "any"] = "all"
     ) -> WaitReport:
         """See `Board.wait`."""
         return await self._prompts.wait(refs, timeout, mode, self._state.closed)
 
+    @checked
     async def broadcast(
         self, prompt: str, *, names: Sequence[str] | None = None
     ) -> tuple[BroadcastItem, ...]:
@@ -285,6 +322,7 @@ class Switchboard:
         self._open()
         return await self._prompts.broadcast(prompt, names)
 
+    @checked
     async def cancel(self, name: str, ref: str) -> Receipt:
         """See `Board.cancel`."""
         self._open()
@@ -295,6 +333,7 @@ class Switchboard:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
+    @checked
     async def inbox(
         self, name: str | None = None, *, ack: bool = False, reader: str = DEFAULT_READER,
         wait: float | None = None, limit: int = 100,
@@ -303,30 +342,36 @@ class Switchboard:
         record = await self._roster.record(name) if name is not None else None
         return await self._reading.inbox(record, ack=ack, reader=reader, wait_s=wait, limit=limit)
 
+    @checked
     async def ack(self, name: str, seq: int, *, reader: str = DEFAULT_READER) -> InboxSession:
         """See `Board.ack`."""
         record = await self._roster.record(name)
         return await self._reading.ack(record, record.turns, seq, reader)
 
+    @checked
     async def transcript(
         self, name: str, *, limit: int | None = None, before: int | None = None
     ) -> Transcript:
         """See `Board.transcript`."""
         return await self._reading.transcript(await self._roster.record(name), limit, before)
 
+    @checked
     async def summary_get(self, name: str, *, version: int | None = None) -> Summary:
         """See `Board.summary_get`."""
         return await self._reading.summary(await self._roster.record(name), version)
 
+    @checked
     async def summary_update(self, name: str, text: str) -> Summary:
         """See `Board.summary_update`."""
         self.settings.check_summary(text)
         return await self._reading.update_summary(await self._roster.record(name), text, self.caller)
 
+    @checked
     async def summary_versions(self, name: str) -> tuple[Summary, ...]:
         """See `Board.summary_versions`."""
         return await self._reading.summary_versions(await self._roster.record(name))
 
+    @checked
     async def events(
         self, name: str | None = None, *, kinds: Sequence[str] = (), ref: str | None = None, after: int = 0,
         limit: int = MAX_FEED_PAGE,
@@ -365,26 +410,49 @@ class Switchboard:
 
     # -- control ----------------------------------------------------------------------------------------------------
 
+    @checked
     async def interrupt(self, name: str, *, ref: str | None = None) -> Interrupted:
         """See `Board.interrupt`."""
         return await self._control.interrupt(self._roster.live(name), ref)
 
+    @checked
     async def halt(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.halt`."""
         self._open()
         return await self._control.halt(name, all=all)
 
+    @checked
     async def resume(self, name: str | None = None, *, all: bool = False) -> HaltReport:
         """See `Board.resume`. A dead session is brought back if what it missed is there again."""
         self._open()
         return await self._control.resume(name, all=all)
 
+    @checked
     async def approvals(self, name: str | None = None, *, all: bool = False) -> tuple[ApprovalRecord, ...]:
         """See `Board.approvals`."""
         session_id = (await self._roster.record(name)).id if name is not None else None
         state = None if all else ApprovalState.PENDING
         return tuple(await self._ledger.approvals(session_id=session_id, state=state))
 
+    @checked
+    async def subagents(
+        self, name: str, *, all: bool = False, limit: int = MAX_PAGE
+    ) -> tuple[SubAgentRecord, ...]:
+        """See `Board.subagents`."""
+        return await self._sub_agents.list(await self._roster.record(name), all=all, limit=limit)
+
+    @checked
+    async def subagent_messages(self, id: str, *, after: int = 0, limit: int = MAX_PAGE) -> SubAgentMessages:
+        """See `Board.subagent_messages`."""
+        return await self._sub_agents.messages(id, after=after, limit=limit)
+
+    @checked
+    async def cancel_subagent(self, id: str) -> SubAgentCancelled:
+        """See `Board.cancel_subagent`."""
+        self._open()
+        return await self._sub_agents.cancel(id)
+
+    @checked
     async def decide(self, approval_id: str, decision: Decision | Mapping[str, object]) -> ApprovalRecord:
         """See `Board.decide`."""
         return await self._control.decide(approval_id, decision, self.caller)

@@ -18,6 +18,9 @@ from tollboard.fleet.records import ApprovalState, FeedItem, FeedPage
 from tollboard.runtime import event as events
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval
+from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.request import Origin
+from tollboard.runtime.response import Response
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata, Telemetry
 
 RING_SIZE = 5_000
@@ -183,11 +186,16 @@ Row = Callable[[Measurements, Metadata], Rows]
 
 
 def _started(_: Measurements, metadata: Metadata) -> Rows:
-    yield "turn.started", {"attempt": metadata["attempt"]}
+    own = metadata["origin"] is Origin.AGENT
+    cause = {"origin": Origin.AGENT.value, "cause": _cut(str(metadata["prompt"]))} if own else {}
+    yield "turn.started", {"attempt": metadata["attempt"], **cause}
 
 
 def _completed(measurements: Measurements, metadata: Metadata) -> Rows:
-    yield "turn.completed", {"duration_s": round(measurements["duration_s"], 6)}
+    took = round(measurements["duration_s"], 6)
+    response = metadata.get("response")
+    note = response.note if isinstance(response, Response) else ""
+    yield "turn.completed", {"duration_s": took, "note": note} if note else {"duration_s": took}
 
 
 def _failed(measurements: Measurements, metadata: Metadata) -> Rows:
@@ -245,6 +253,20 @@ def _checkpointed(_: Measurements, metadata: Metadata) -> Rows:
         yield "settings", dict(effective)
 
 
+def _background(_: Measurements, metadata: Metadata) -> Rows:
+    running = metadata["running"]
+    if isinstance(running, tuple):
+        tasks = [task for task in running if isinstance(task, BackgroundTask)]
+        yield (
+            "background",
+            {
+                "running": [
+                    {"id": t.id, "kind": t.kind, "what": _cut(t.what), "since": t.since} for t in tasks
+                ]
+            },
+        )
+
+
 def _received(_: Measurements, metadata: Metadata) -> Rows:
     match metadata["event"]:
         case events.TextEvent(text, message):
@@ -254,8 +276,9 @@ def _received(_: Measurements, metadata: Metadata) -> Rows:
             yield "tool_use", {"id": id, "tool": tool, "arguments": _cut(_json(arguments))}
         case events.ToolResultEvent(id, content, is_error):
             yield "tool_result", {"id": id, "is_error": is_error, **_cut_field("content", content)}
-        case events.NoticeEvent(name, message):
-            yield "notice", {"name": name, "message": _cut(message)}
+        case events.NoticeEvent(name, message, _, retry_at):
+            when = {} if retry_at is None else {"retry_at": round(retry_at, 3)}
+            yield "notice", {"name": name, "message": _cut(message), **when}
 
 
 def _json(arguments: Mapping[str, object]) -> str:
@@ -292,6 +315,7 @@ _ROWS: dict[EventName, Row] = {
     telemetry.APPROVAL_REQUESTED: _asked,
     telemetry.APPROVAL_DECIDED: _decided,
     telemetry.AGENT_CRASHED: _crashed,
+    telemetry.BACKGROUND_CHANGED: _background,
     telemetry.CHECKPOINTED: _checkpointed,
     telemetry.EVENT_RECEIVED: _received,
 }

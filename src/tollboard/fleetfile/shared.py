@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tollboard.backends.model import check_model_option
-from tollboard.fleet.settings import refuse_secrets
+from tollboard.fleet.secrets import refuse_secrets
 from tollboard.ids import check_name
 
 Table = dict[str, Any]

@@ -26,29 +26,83 @@ class Capability(StrEnum):
 
     READ = "read"
     SEND = "send"
-    """Start, send, interrupt, halt, resume, stop, summaries, acknowledge."""
+    """Start with plain options, send, interrupt, halt, resume, stop, summaries, acknowledge."""
     APPROVE = "approve"
+    CONFIGURE = "configure"
+    """Start with any option: what runs programs, names addresses and keys, lifts guards."""
     ADMIN = "admin"
     """Everything, and deleting and shutting down."""
 
 
 ALL = frozenset(Capability)
+AGENT = "agent"
+"""The surface that is recorded for what an agent's process asks, whatever it says of itself."""
+
+
+FOR_AGENTS = frozenset({Capability.READ, Capability.SEND})
+"""The most that a setting may give to agents: only a person approves."""
+
+
+class Standing(StrEnum):
+    """What kind of process asks."""
+
+    PERSON = "person"
+    """None of ours: a person's shell, or a program of theirs."""
+    AGENT = "agent"
+    """One that a session, or the worker of a pool, has started."""
+    UNKNOWN = "unknown"
+    """It could not be found out, so it may do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose process opened a connection. `session` is what its marker names: a session's id, or `pool id:worker`."""
+
+    standing: Standing
+    session: str | None = None
+    pid: int | None = None
+    why: str = ""
+
+
+PERSON = Asker(Standing.PERSON)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An authenticated client."""
+    """An authenticated client; `reason` says why it may do no more, where that is not for its token."""
 
     caller: Caller
     capabilities: frozenset[Capability]
+    reason: str = ""
+
+    def has(self, capability: Capability) -> bool:
+        """Whether the client has it; admin has them all."""
+        return not {capability, Capability.ADMIN}.isdisjoint(self.capabilities)
 
     def require(self, capability: Capability) -> None:
         """Raise Denied unless the client has the capability; admin has them all."""
-        if capability not in self.capabilities and Capability.ADMIN not in self.capabilities:
-            raise Denied(
-                f"this client may {', '.join(sorted(self.capabilities)) or 'do nothing'}, not {capability}; "
-                "a person can grant it with another token"
-            )
+        if not self.has(capability):
+            may = ", ".join(sorted(self.capabilities)) or "do nothing"
+            if self.reason:
+                raise Denied(f"{self.reason}; it may {may}, not {capability}")
+            raise Denied(f"this client may {may}, not {capability}; a person can grant it with another token")
+
+    def narrowed(self, asker: Asker, name: str, agents_may: frozenset[Capability]) -> Access:
+        """Return what is left of this access when that process uses it: an agent never gets more than it was given."""
+        match asker.standing:
+            case Standing.PERSON:
+                return self
+            case Standing.AGENT:
+                given = agents_may if asker.session is not None else frozenset[Capability]()
+                may = given if Capability.ADMIN in self.capabilities else given & self.capabilities
+                whose = f"session {name!r}" if asker.session is not None else "one of this daemon's sessions"
+                reason = (
+                    f"the process that asks (pid {asker.pid}) was started by an agent of {whose}, and only a person "
+                    "approves and administers: use a shell that no agent has started"
+                )
+                return Access(Caller(AGENT, name), may, reason)
+            case Standing.UNKNOWN:
+                return Access(Caller(AGENT, name), frozenset(), f"{asker.why}; connect again")
 
 
 def plain(text: str) -> str:

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tollboard.errors import ApprovalNotFound, InvalidOption, InvalidPath, RequestNotFound, TollboardError
+from tollboard.errors import (
+    ApprovalNotFound,
+    InvalidOption,
+    InvalidPath,
+    RequestNotFound,
+    SubAgentNotFound,
+    TollboardError,
+)
 from tollboard.fleet.board import (
     DEFAULT_BACKEND,
     DEFAULT_READER,
@@ -94,14 +101,17 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+NAMES_A_SESSION = NAME_PATTERN.replace("$", "(@[0-9]{1,6})?$")
 Name = Annotated[
-    str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="A session's name, or its id.")
+    str, AfterValidator(check_word), described(pattern=NAMES_A_SESSION),
+    Field(description="A session's name, its id, or NAME@N for the N-th session that had the name."),
 ]  # fmt: skip
 Ref = Annotated[
     str, _names(RequestNotFound, "the ref of a request"), described(maxLength=MAX_WORD),
     Field(description="What `send` returned."),
 ]  # fmt: skip
 ApprovalId = Annotated[str, _names(ApprovalNotFound, "the id of an approval"), described(maxLength=MAX_WORD)]
+SubAgentId = Annotated[str, _names(SubAgentNotFound, "the id of a sub-agent"), described(maxLength=MAX_WORD)]
 Reader = Annotated[
     str, AfterValidator(check_word), described(pattern=NAME_PATTERN), Field(description="Who reads.")
 ]
@@ -139,12 +149,19 @@ class ListSessions(Arguments):
     """See `Board.list_sessions`."""
 
     all: bool = False
+    reader: Reader = DEFAULT_READER
 
 
 class OfSession(Arguments):
     """Names a session."""
 
     name: Name
+
+
+class Status(OfSession):
+    """See `Board.status`."""
+
+    reader: Reader = DEFAULT_READER
 
 
 class Stop(OfSession):
@@ -257,6 +274,26 @@ class Approvals(Arguments):
 
     name: Name | None = None
     all: bool = False
+
+
+class SubAgents(OfSession):
+    """See `Board.subagents`."""
+
+    all: bool = False
+    limit: Annotated[int, described(minimum=1, maximum=MAX_PAGE)] = MAX_PAGE
+
+
+class OfSubAgent(Arguments):
+    """Names a sub-agent."""
+
+    id: SubAgentId
+
+
+class SubAgentMessages(OfSubAgent):
+    """See `Board.subagent_messages`."""
+
+    after: FeedNumber = 0
+    limit: Annotated[int, described(minimum=1, maximum=MAX_PAGE)] = MAX_PAGE
 
 
 class Decide(Arguments):

@@ -90,10 +90,11 @@ _add("check_session", SEND, takes.Start, records.SessionDefinition,
      (e.InvalidName, e.InvalidPath, e.InvalidOption, e.UnknownBackend, e.BackendUnavailable, e.BackendError),
      name="api", path="/src/api", backend="echo", options={"delay": 0.1})  # fmt: skip
 _add("list_sessions", READ, takes.ListSessions, tuple[records.SessionStatus, ...],
-     lambda b, a: b.fleet.list_sessions(all=a.all),
-     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", all=True)  # fmt: skip
-_add("status", READ, takes.OfSession, records.SessionStatus, lambda b, a: b.fleet.status(a.name),
-     "Say how a session stands.", (e.AgentNotFound,), name="api")  # fmt: skip
+     lambda b, a: b.fleet.list_sessions(all=a.all, reader=a.reader),
+     "List the sessions of the fleet, oldest first; with `all` the stopped ones too.", (e.InvalidName,),
+     all=True)  # fmt: skip
+_add("status", READ, takes.Status, records.SessionStatus, lambda b, a: b.fleet.status(a.name, reader=a.reader),
+     "Say how a session stands.", (e.AgentNotFound, e.InvalidName), name="api")  # fmt: skip
 _add("definition", READ, takes.OfSession, records.SessionDefinition, lambda b, a: b.fleet.definition(a.name),
      "Say what a session was started with.", (e.AgentNotFound,), name="api")  # fmt: skip
 _add("stop_session", SEND, takes.Stop, records.StopReport, lambda b, a: b.fleet.stop_session(a.name, drain=a.drain),
@@ -166,6 +167,19 @@ _add("decide", APPROVE, takes.Decide, records.ApprovalRecord, lambda b, a: b.fle
      "Decide an approval: approve, edit or reject a call, answer a question. Exactly one of several managers wins.",
      (e.ApprovalNotFound, e.AlreadyDecided, e.InvalidDecision, e.AnswerNeeded),
      approval_id=_REF, decision={"type": "reject", "message": "not on a Friday"})  # fmt: skip
+
+# -- sub-agents ---------------------------------------------------------------------------------------------------
+_add("subagents", READ, takes.SubAgents, tuple[records.SubAgentRecord, ...],
+     lambda b, a: b.fleet.subagents(a.name, all=a.all, limit=a.limit),
+     "List a session's sub-agents that have not ended; with `all` the newest of those that have, too.",
+     (e.AgentNotFound, e.Invalid), name="api", all=True)  # fmt: skip
+_add("subagent_messages", READ, takes.SubAgentMessages, records.SubAgentMessages,
+     lambda b, a: b.fleet.subagent_messages(a.id, after=a.after, limit=a.limit),
+     "Return what a sub-agent was told and said.", (e.SubAgentNotFound, e.Invalid), id=_REF, limit=20)  # fmt: skip
+_add("cancel_subagent", SEND, takes.OfSubAgent, records.SubAgentCancelled,
+     lambda b, a: b.fleet.cancel_subagent(a.id),
+     "End a sub-agent and all below it; the one above is told and goes on. One that is gone is no error.",
+     (), id=_REF)  # fmt: skip
 
 # -- pools --------------------------------------------------------------------------------------------------------
 _POOL = (e.PoolNotFound, e.PoolStopped)

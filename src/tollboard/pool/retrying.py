@@ -28,7 +28,7 @@ def may_succeed(outcome: Failed) -> bool:
 
     A person's decision (interrupt, cancel, stop) is never undone by a retry.
     """
-    return outcome.reason in _RETRIED and outcome.cause not in _IN_VAIN
+    return (outcome.reason in _RETRIED or _lost(outcome)) and outcome.cause not in _IN_VAIN
 
 
 def pause_s(outcome: Failed, attempt: int) -> float:
@@ -46,4 +46,9 @@ def pause_s(outcome: Failed, attempt: int) -> float:
 
 def is_the_workers(outcome: Failed) -> bool:
     """Return whether another worker might have succeeded: the failure is neither the provider's nor the request's."""
-    return outcome.reason in _BACKEND and outcome.cause not in _NOT_THE_WORKERS
+    return (outcome.reason in _BACKEND or _lost(outcome)) and outcome.cause not in _NOT_THE_WORKERS
+
+
+def _lost(outcome: Failed) -> bool:
+    """Tell a worker whose program ended in the middle from one that a person interrupted."""
+    return outcome.reason is Reason.INTERRUPTED and outcome.cause is ErrorCause.BROKEN

@@ -14,7 +14,7 @@ DEFAULT_ROLE = "worker"
 """The role of a pool that names none; its workers are not told of it."""
 OPENING = "You are a {role}."
 KEYS = ("size", "prompt", "model", "backend", "options")
-EVERY_BACKEND = RESERVED | {"cwd", "env_marker"}
+EVERY_BACKEND = RESERVED | {"cwd", "env_marker", "private", "pass_env", "sandbox_default"}
 """Options that workers on another backend than their pool's get too."""
 
 

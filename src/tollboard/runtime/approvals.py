@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import AlreadyDecided, ApprovalNotFound
-from tollboard.runtime.approval import Approval, ApprovalRequest, Decision, Reject, fit_decision
+from tollboard.runtime.approval import Approval, ApprovalRequest, Asked, Decision, Reject, fit_decision
 from tollboard.runtime.results import Reason
 from tollboard.runtime.telemetry import APPROVAL_DECIDED, APPROVAL_REQUESTED, Telemetry
 
@@ -26,10 +26,12 @@ ENDED = Reject(UNDECIDED)
 class PendingApproval:
     """One question that waits."""
 
-    __slots__ = ("answer", "approval", "asked", "expired", "machine", "taken", "timer")
+    __slots__ = ("answer", "approval", "asked", "expired", "machine", "taken", "timer", "turn")
 
-    def __init__(self, machine: Machine, approval: Approval) -> None:
+    def __init__(self, machine: Machine, approval: Approval, turn: Turn | None) -> None:
         self.machine = machine
+        self.turn = turn
+        """The turn it belongs to; `None` when it was asked outside of any, as a background sub-agent does."""
         self.approval = approval
         self.asked = machine.clock.monotonic()
         self.answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
@@ -43,10 +45,10 @@ class PendingApproval:
         """Take the question off the board."""
         self.machine.runtime.approvals.pop(self.approval.id, None)
         mine = self.machine.approvals
-        if mine is not None and mine.pop(self.approval.id, None) is not None and not mine:
-            self.machine.approvals = None
-            if self.machine.turn is not None:
-                self.machine.turn.go_on()
+        if mine is not None and mine.pop(self.approval.id, None) is not None:
+            self.machine.approvals = mine or None
+            if self.turn is not None and not asks(self.turn):
+                self.turn.go_on()
         if self.timer is not None:
             self.timer.cancel()
 
@@ -71,20 +73,36 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
     earlier = (turn.request.asked or {}).get(request.id)
     if earlier is not None and earlier.decision is not None:
         return earlier.decision
+    return await _ask(machine, turn, request, turn.ref, earlier)
+
+
+async def ask_outside(machine: Machine, request: ApprovalRequest, ref: str) -> Decision:
+    """Put a question of no turn on the board and wait for the decision. Turns begin and end meanwhile."""
+    return await _ask(machine, None, request, ref, None)
+
+
+def asks(turn: Turn) -> bool:
+    """Return whether a question of this turn waits."""
+    return any(pending.turn is turn for pending in (turn.machine.approvals or {}).values())
+
+
+async def _ask(
+    machine: Machine, turn: Turn | None, request: ApprovalRequest, ref: str, earlier: Asked | None
+) -> Decision:
     now = machine.clock.time()
     asked_at = now if earlier is None else earlier.approval.requested_at
-    approval = Approval(request.id or machine.runtime.new_ref(), machine.name, turn.ref, request, asked_at)
-    pending = PendingApproval(machine, approval)
-    if machine.approvals is None:
-        machine.approvals = {}
+    approval = Approval(request.id or machine.runtime.new_ref(), machine.name, ref, request, asked_at)
+    pending = PendingApproval(machine, approval, turn)
+    if turn is not None and not asks(turn):
         turn.stand_still()
+    machine.approvals = machine.approvals or {}
     machine.approvals[approval.id] = pending
     try:
         # Durable before anyone can see it: an answer to a question that a crash forgot would go nowhere.
         commit = machine.journal.approval_requested(approval) if earlier is None else None
         if commit is not None:
             await commit
-        if turn.over or pending.answer.done():
+        if (turn is not None and turn.over) or pending.answer.done():
             return ENDED
         machine.runtime.approvals[approval.id] = pending
         if earlier is not None:
@@ -97,19 +115,19 @@ async def ask_person(turn: Turn, request: ApprovalRequest) -> Decision:
             )
         if earlier is None:
             machine.telemetry.execute(
-                APPROVAL_REQUESTED, {}, {"agent": machine.name, "ref": turn.ref, "approval": approval}
+                APPROVAL_REQUESTED, {}, {"agent": machine.name, "ref": ref, "approval": approval}
             )
         return await asyncio.shield(pending.answer)
     finally:
-        if turn.left:
+        if turn is not None and turn.left:
             pending.forget()
         elif not pending.answer.done():
             expire(pending, _given_up(turn))
 
 
-def _given_up(turn: Turn) -> str:
+def _given_up(turn: Turn | None) -> str:
     """Return why nobody waits for the answer any more: whoever was about to decide reads it."""
-    match turn.ending.reason if turn.ending is not None else None:
+    match turn.ending.reason if turn is not None and turn.ending is not None else None:
         case Reason.INTERRUPTED:
             return "the turn was interrupted"
         case Reason.STOPPED:
@@ -191,7 +209,8 @@ def expire_unasked(journal: Journal, telemetry: Telemetry, request: Request, why
             )  # fmt: skip
 
 
-def expire_all(machine: Machine, why: str) -> None:
-    """End every question of a turn that is over."""
+def expire_all(machine: Machine, why: str, turn: Turn | None = None) -> None:
+    """End every question of a turn that is over; without one, every question of the agent."""
     for pending in tuple((machine.approvals or {}).values()):
-        expire(pending, why)
+        if turn is None or pending.turn is turn:
+            expire(pending, why)

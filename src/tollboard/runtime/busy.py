@@ -22,7 +22,7 @@ from tollboard.runtime.approvals import UNDECIDED, expire_all, expire_unasked
 from tollboard.runtime.callbacks import Begun, Raised
 from tollboard.runtime.event import ErrorCause, ErrorEvent, Event, ResultEvent, UsageEvent
 from tollboard.runtime.fold import EventLogOverflow, Fold
-from tollboard.runtime.request import ASK, TELL, Request
+from tollboard.runtime.request import AGENT, ASK, TELL, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
 from tollboard.runtime.status import PROCESSING, STOPPING
 from tollboard.runtime.turn import CLOSE, COMMIT, DECIDE, OVER, STREAM, Turn
@@ -95,20 +95,25 @@ async def take_turn(machine: Machine, request: Request) -> None:
             options = machine.options
             silence_s = options.silence_s
             machine.watch(options.watchdog_s if silence_s is None else min(options.watchdog_s, silence_s))
+        own = request.origin is AGENT
         try:
-            if machine.hooks.pre_turn:
+            if own:
+                if request.doomed:
+                    turn.end(Failed(Reason.INTERRUPTED))
+            elif machine.hooks.pre_turn:
                 prompt = await _pre_turn(machine, turn, prompt)
             turn.stage = COMMIT
             request.started_at = machine.clock.time()
             if machine.remembers:
                 commit = machine.journal.started(request)
                 if commit is not None:
-                    await _started(commit)
-            if turn.ending is not None:
+                    await _started(turn, commit)
+            if turn.ending is not None and not own:
                 raise NotRun(turn.ending)
             if machine.telemetry.handlers:
                 _emit_start(machine, turn, prompt, original)
             turn.stage = STREAM
+            turn.cancel_if_ended()
             outcome = await _stream(machine, turn, prompt)
         except BaseException as exc:
             outcome = _failure(turn, exc)
@@ -123,7 +128,7 @@ async def take_turn(machine: Machine, request: Request) -> None:
             request.spent = turn.spent()
         turn.stage = DECIDE
         if machine.approvals:
-            expire_all(machine, UNDECIDED)
+            expire_all(machine, UNDECIDED, turn)
         following: Next = None
         if machine.phase is PROCESSING:
             answer = _ask_agent(machine, turn, outcome)
@@ -221,12 +226,18 @@ async def _pre_turn(machine: Machine, turn: Turn, original: str) -> str:
     return str(answer)
 
 
-async def _started(commit: Awaitable[None]) -> None:
-    """Wait until the start is durable: nothing may run that is not remembered. Raises NotRun."""
+async def _started(turn: Turn, commit: Awaitable[None]) -> None:
+    """Wait until the start is durable: nothing may run that is not remembered. Raises NotRun.
+
+    A turn of the agent's own runs already: it is ended instead, by the one door that ends it where it runs.
+    """
     try:
         await commit
     except StoreError as exc:
-        raise NotRun(Failed(Reason.STORE_FAILED, str(exc))) from exc
+        outcome = Failed(Reason.STORE_FAILED, str(exc))
+        if turn.request.origin is not AGENT:
+            raise NotRun(outcome) from exc
+        turn.end(outcome)
 
 
 async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
@@ -238,9 +249,13 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
     pressure = machine.runtime.pressure
     handlers = machine.telemetry.handlers
     terminal: Event | None = None
-    if machine.renew is not None:
-        await machine.renew()
-    stream = machine.backend.prompt(machine.session, prompt, turn)
+    backend = machine.backend
+    if turn.request.origin is AGENT:
+        stream = backend.own_turn(machine.session, turn)
+    else:
+        if machine.renew is not None:
+            await machine.renew()
+        stream = backend.prompt(machine.session, prompt, turn)
     try:
         async for event in stream:
             kind = type(event)
@@ -275,12 +290,14 @@ async def _stream(machine: Machine, turn: Turn, prompt: str) -> Outcome:
     if isinstance(terminal, ResultEvent):
         if terminal.session is not None:
             machine.session = terminal.session
+            machine.listen()
         took = machine.clock.monotonic() - turn.began
         return Completed(fold.response(terminal, took, machine.provider_session_id))
     if isinstance(terminal, ErrorEvent):
         turn.usage = terminal.usage or turn.usage
         return Failed(
-            Reason.BACKEND_ERROR, terminal.message, cause=terminal.cause, retry_after_s=terminal.retry_after_s,
+            Reason.INTERRUPTED if terminal.interrupted else Reason.BACKEND_ERROR, terminal.message,
+             cause=terminal.cause, retry_after_s=terminal.retry_after_s,
             acted=fold.acted,
         )  # fmt: skip
     return Failed(Reason.NO_TERMINAL_EVENT, "the backend's stream ended without a result")

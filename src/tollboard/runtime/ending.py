@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from tollboard.errors import TollboardError
@@ -85,24 +85,29 @@ def poll(machine: Machine, ref: str) -> PollResult | None:
     return Pending(0 if position is None else position + before)
 
 
-def end_unrun(machine: Machine, requests: list[Request], outcome: Failed) -> None:
-    """End requests that no turn will end: remember it, then resolve them."""
+def end_unrun(
+    machine: Machine, requests: list[Request], outcome: Failed, then: Callable[[Request], None] | None = None
+) -> None:
+    """End requests that no turn will end: remember it, then resolve them, then do what follows."""
     for request in requests:
         request.outcome = outcome
         expire_unasked(machine.journal, machine.telemetry, request, UNDECIDED)
         commit = machine.journal.finished(request, outcome, 0.0)
         if commit is None:
             machine.resolve(request, outcome)
+            if then is not None:
+                then(request)
             continue
         if machine.leaving is None:
             machine.leaving = {}
-        task = machine.runtime.spawn(_resolve_after(machine, commit, request, outcome))
+        task = machine.runtime.spawn(_resolve_after(machine, commit, request, outcome, then))
         machine.leaving[request.ref] = (request, task)
 
 
 async def _resolve_after(
-    machine: Machine, commit: Awaitable[None], request: Request, outcome: Failed
-) -> None:
+    machine: Machine, commit: Awaitable[None], request: Request, outcome: Failed,
+    then: Callable[[Request], None] | None,
+) -> None:  # fmt: skip
     try:
         await commit
     except TollboardError as exc:
@@ -112,3 +117,5 @@ async def _resolve_after(
             machine.leaving.pop(request.ref, None)
             machine.leaving = machine.leaving or None
         machine.resolve(request, outcome)
+        if then is not None:
+            then(request)

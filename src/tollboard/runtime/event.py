@@ -100,11 +100,17 @@ class UsageEvent:
 
 @dataclass(frozen=True, slots=True)
 class NoticeEvent:
-    """Something the backend wants a person to know: a retry, a rate limit, a changed setting."""
+    """Something the backend wants a person to know: a retry, a rate limit, a changed setting.
+
+    An `alarm` keeps the agent from its work: it is shown beside the session until the agent speaks again, or a turn of
+    it completes. `retry_at` is when the next attempt is made, in Unix seconds.
+    """
 
     kind: ClassVar[str] = "notice"
     name: str
     message: str = field(repr=False, default="")
+    alarm: bool = False
+    retry_at: float | None = None
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""
@@ -115,18 +121,23 @@ class NoticeEvent:
 class ResultEvent:
     """The successful end of the stream. `text` is the final answer; `None` means: join the text events.
 
-    `session`, if given, replaces the backend session, and only on success (E18).
+    `session`, if given, replaces the backend session, and only on success (E18). `note` tells a reader of the answer
+    what is wrong with it, such as that its end is missing; empty: nothing.
     """
 
     kind: ClassVar[str] = "result"
     text: str | None = field(repr=False, default=None)
     usage: Usage | None = None
     session: object | None = field(repr=False, default=None)
+    note: str = ""
 
-    def __init__(self, text: str | None = None, usage: Usage | None = None, session: object = None) -> None:
+    def __init__(
+        self, text: str | None = None, usage: Usage | None = None, session: object = None, note: str = ""
+    ) -> None:
         _set_result_text(self, text)
         _set_result_usage(self, usage)
         _set_result_session(self, session)
+        _set_result_note(self, note)
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""
@@ -158,6 +169,8 @@ class ErrorEvent:
     usage: Usage | None = None
     cause: ErrorCause | None = None
     retry_after_s: float | None = None
+    interrupted: bool = False
+    """Whether what worked on it ended in the middle, rather than that it failed."""
 
     def size(self) -> int:
         """Return roughly how many bytes of content this carries."""
@@ -165,7 +178,7 @@ class ErrorEvent:
 
 
 _set_text, _set_message = slot_setters(TextEvent)
-_set_result_text, _set_result_usage, _set_result_session = slot_setters(ResultEvent)
+_set_result_text, _set_result_usage, _set_result_session, _set_result_note = slot_setters(ResultEvent)
 
 Event = TextEvent | ToolUseEvent | ToolResultEvent | UsageEvent | NoticeEvent | ResultEvent | ErrorEvent
 TERMINAL = (ResultEvent, ErrorEvent)

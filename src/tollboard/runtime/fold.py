@@ -109,6 +109,7 @@ class Fold:
         draft.bytes_kept = self._bytes_kept
         draft.events_left_out = self._left_out
         draft.bytes_left_out = self._bytes_left_out
+        draft.note = end.note
         draft.__class__ = Response
         response: Response = draft
         return response

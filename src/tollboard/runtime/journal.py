@@ -11,7 +11,7 @@ in its commit, cannot be started: the commit of its `started` must fail too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tollboard.runtime.approval import Approval, Decision
@@ -20,7 +20,9 @@ from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
 
 if TYPE_CHECKING:
+    from tollboard.runtime.background import BackgroundTask
     from tollboard.runtime.memory import Memory
+    from tollboard.runtime.sub_agents import SubAgentNews
 
 Commit = Awaitable[None]
 
@@ -49,6 +51,9 @@ class Journal(Protocol):
     def halted(self, halted: bool) -> Commit | None:
         """Remember that the mailbox was frozen or released."""
 
+    def background(self, running: Sequence[BackgroundTask]) -> Commit | None:
+        """Remember what runs in the background now; after a crash that is what was cut off."""
+
     def memory(self) -> Memory | None:
         """Return where the backend keeps what it wants to know in the next turn; `None` when nothing is kept."""
 
@@ -57,6 +62,12 @@ class Journal(Protocol):
 
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> Commit | None:
         """Remember the decision; `None` means the turn ended first, and `by` says why."""
+
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
+        """Remember what is told of an agent below the turn of a request, and tell the feed: each ends exactly once.
+
+        Nobody waits for it. What has not ended when the request is `finished` has ended with it, cancelled.
+        """
 
 
 class NullJournal:
@@ -80,6 +91,9 @@ class NullJournal:
     def halted(self, halted: bool) -> None:
         """Do nothing."""
 
+    def background(self, running: Sequence[BackgroundTask]) -> None:
+        """Do nothing."""
+
     def memory(self) -> None:
         """Return nothing."""
 
@@ -87,4 +101,7 @@ class NullJournal:
         """Do nothing."""
 
     def approval_closed(self, approval: Approval, decision: Decision | None, by: str) -> None:
+        """Do nothing."""
+
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
         """Do nothing."""

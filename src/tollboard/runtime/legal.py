@@ -12,6 +12,7 @@ class Input(Enum):
     """What can be asked of a machine."""
 
     PROMPT = "prompt"
+    OWN_TURN = "own turn"
     NOTIFY = "notify"
     INTERRUPT = "interrupt"
     CANCEL = "cancel"
@@ -25,6 +26,7 @@ class Input(Enum):
 LIVE = (IDLE, PROCESSING)
 LEGAL: Mapping[Input, tuple[Phase, ...]] = {
     Input.PROMPT: LIVE,
+    Input.OWN_TURN: LIVE,
     Input.NOTIFY: LIVE,
     Input.INTERRUPT: LIVE,
     Input.CANCEL: LIVE,

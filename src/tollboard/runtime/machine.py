@@ -24,6 +24,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,12 @@ from tollboard.errors import (
 )
 from tollboard.runtime import callbacks, telemetry
 from tollboard.runtime.agent import GenAgent, Prompt
+from tollboard.runtime.background import AgentHost
 from tollboard.runtime.ending import Endings, end_unrun
 from tollboard.runtime.journal import Journal, NullJournal
 from tollboard.runtime.legal import LEGAL, Input
 from tollboard.runtime.mailbox import Mailbox
-from tollboard.runtime.request import CHAIN, FAIL, TELL, Request
+from tollboard.runtime.request import AGENT, CHAIN, FAIL, TELL, Request
 from tollboard.runtime.results import Failed, Reason
 from tollboard.runtime.status import IDLE, PROCESSING, STOPPING
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from tollboard.clock import Clock, Timer
     from tollboard.runtime.approvals import PendingApproval
     from tollboard.runtime.backend import Backend
+    from tollboard.runtime.background import BackgroundTask
     from tollboard.runtime.notifications import Notifications
     from tollboard.runtime.options import AgentOptions
     from tollboard.runtime.runtime import Runtime
@@ -60,10 +63,10 @@ class Machine:
     """One agent."""
 
     __slots__ = (
-        "agent", "alarm", "approvals", "asking", "backend", "between", "clock", "draining", "endings", "halt_announced",
-        "halted", "hooks", "journal", "leaving", "mailbox", "name", "notifications", "options", "phase", "pre_run_due",
-        "provider_session_id", "remembers", "renew", "rested", "runtime", "session", "subscriptions", "task",
-        "telemetry", "turn", "upnext",
+        "agent", "alarm", "approvals", "asking", "backend", "background", "between", "clock", "draining", "endings",
+        "halt_announced", "halted", "hooks", "host", "journal", "leaving", "mailbox", "name", "notifications",
+        "options", "own", "phase", "pre_run_due", "provider_session_id", "remembers", "renew", "rested", "runtime",
+        "session", "subscriptions", "task", "telemetry", "turn", "upnext",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +81,8 @@ class Machine:
         self.hooks = callbacks.hooks_of(type(agent))
         self.backend = backend
         self.session: object = None
+        self.host: AgentHost | None = None
+        """What the session has to tell this agent by; that of an earlier session is not listened to any more."""
         self.provider_session_id: str | None = None
         self.renew: Callable[[], Awaitable[None]] | None = None
         """Called in each turn, before the backend gets the prompt: it may give the turn another conversation."""
@@ -91,6 +96,9 @@ class Machine:
         self.draining = False
         self.pre_run_due = self.hooks.pre_run
         self.upnext: Request | None = None
+        self.own: deque[Request] | None = None
+        """Turns that the agent has begun by itself and nobody follows yet: they come before all else, halted or not."""
+        self.background: tuple[BackgroundTask, ...] = ()
         self.mailbox: Mailbox | None = None
         self.leaving: dict[str, tuple[Request, asyncio.Task[None]]] | None = None
         """What ended without a turn and is being remembered as such: still pending for whoever asks."""
@@ -134,6 +142,22 @@ class Machine:
             return
         self.queue(request)
 
+    def begin_own_turn(self, cause: str) -> Request:
+        """Take up a turn that the agent has begun by itself: it is under way, so it waits only for the one in flight.
+
+        A halt does not keep it: what is frozen is the mailbox, and this turn runs already.
+        """
+        self.require(Input.OWN_TURN)
+        request = Request(self.runtime.new_ref(), cause, AGENT, self.clock.time())
+        if self.remembers:
+            request.commit = self.journal.accepted(request)
+        own = self.own = self.own or deque()
+        own.append(request)
+        self.runtime.refs[request.ref] = self
+        if self.phase is IDLE:
+            self.work()
+        return request
+
     def queue(self, request: Request) -> None:
         """Put a request at the back of the mailbox."""
         options = self.options
@@ -170,7 +194,12 @@ class Machine:
             mailbox.bytes += request.size
 
     def take(self) -> Request | None:
-        """Return the next request that may run: a self-chained one first (R09), then the mailbox; none when halted."""
+        """Return the next that may run: a turn of the agent's own, a self-chained one (R09), then the mailbox.
+
+        None but the agent's own when halted.
+        """
+        if self.own:
+            return self.own.popleft()
         if self.halted and not self.goes_on:
             return None
         request = self.upnext
@@ -201,11 +230,16 @@ class Machine:
     def cancel(self, ref: str, reason: Reason = Reason.CANCELLED) -> Request:
         """Withdraw a queued request. Raises NotCancellable if it is in flight or done, RequestNotFound if unknown."""
         self.require(Input.CANCEL)
+        # What `status` shows as in flight is in flight, also while its turn is only about to begin.
+        if self.in_flight() == ref:
+            raise NotCancellable(f"request {ref} is in flight: interrupt it instead")
         request = self.withdraw(ref, reason)
         if request is not None:
             return request
-        if self.turn is not None and self.turn.ref == ref:
-            raise NotCancellable(f"request {ref} is in flight: interrupt it instead")
+        if any(request.ref == ref for request in self.own or ()):
+            raise NotCancellable(
+                f"request {ref} is a turn that the agent began by itself: interrupt it instead"
+            )
         if self.pending(ref) is not None or (self.endings is not None and ref in self.endings.results):
             raise NotCancellable(f"request {ref} is done")
         raise RequestNotFound(f"agent {self.name!r} has no request {ref}")
@@ -229,7 +263,7 @@ class Machine:
         if future is not None:
             if not future.done():
                 future.set_result(outcome)
-        elif request.origin is TELL:
+        elif request.origin is TELL or request.origin is AGENT:
             endings = self.endings
             if endings is None:
                 endings = self.endings = Endings(self)
@@ -244,11 +278,14 @@ class Machine:
             return self.turn.request
         if self.upnext is not None and self.upnext.ref == ref:
             return self.upnext
+        for request in self.own or ():
+            if request.ref == ref:
+                return request
         for request in self.mailbox or ():
             if request.ref == ref:
                 return request
-        if self.leaving is not None and ref in self.leaving:
-            return self.leaving[ref][0]
+        if self.leaving is not None and (leaving := self.leaving.get(ref)) is not None:
+            return leaving[0]
         return None
 
     def waits_upnext(self) -> int:
@@ -277,6 +314,8 @@ class Machine:
         """Return the ref of the turn in flight, or of the one that is about to begin."""
         if self.turn is not None:
             return self.turn.ref
+        if self.own and self.phase is PROCESSING:
+            return self.own[0].ref
         if self.upnext is not None and self.phase is PROCESSING and (not self.halted or self.goes_on):
             return self.upnext.ref
         return None
@@ -298,6 +337,11 @@ class Machine:
 
         A self-chained one is the next turn already: only an interrupt that names it may have it (R14).
         """
+        if self.own:
+            # It runs already, where nothing is withdrawn: it is ended as soon as it is followed.
+            meant = self.own[0].ref == (ref or self.own[0].ref)
+            self.own[0].doomed |= meant
+            return meant
         request = self.upnext
         if request is None or self.halted or request.ref != (ref or request.ref):
             return False
@@ -306,27 +350,43 @@ class Machine:
         return self.withdraw(request.ref, Reason.INTERRUPTED) is not None
 
     def halt(self) -> bool:
-        """Freeze the mailbox, now or after the turn in flight; return whether it was not frozen before."""
+        """Freeze the mailbox, now or after the turn in flight; return whether this froze it, and it is frozen now.
+
+        Who hears of it may resume at once; then this returns False.
+        """
         self.require(Input.HALT)
         if not self.freeze():
             return False
         if self.phase is IDLE:
             self.announce_halt()
-        return True
+        return self.halted
 
     def freeze(self) -> bool:
-        """Set the flag: the one door to halted. What asked to fail rather than wait ends here."""
+        """Set the flag: the one door to halted. What asked to fail rather than wait ends here.
+
+        Return whether this froze it, and it is frozen now: the end of a request calls its `on_complete`, which may
+        resume the agent. That comes last, when nothing is left to change.
+        """
         if self.halted:
             return False
         self.halted = True
         self.halt_announced = False
         self.journal.halted(True)
         # E04: before anything else is queued, so that doomed prompts hold no capacity.
-        waiting = [*(() if self.upnext is None else (self.upnext,)), *(self.mailbox or ())]
-        for request in waiting:
-            if request.on_halt is FAIL:
-                self.withdraw(request.ref, Reason.HALTED)
-        return True
+        end_unrun(self, self._take_doomed(), Failed(Reason.HALTED))
+        return self.halted
+
+    def _take_doomed(self) -> list[Request]:
+        """Take what asked to fail rather than wait out of the queue, oldest first."""
+        doomed = []
+        if self.upnext is not None and self.upnext.on_halt is FAIL:
+            doomed.append(self.upnext)
+            self.upnext = None
+        for request in [one for one in self.mailbox or () if one.on_halt is FAIL]:
+            assert self.mailbox is not None
+            self.mailbox.remove(request.ref)
+            doomed.append(request)
+        return doomed
 
     def announce_halt(self) -> None:
         """Run `post_run` and emit `halted`, once for each clean halt; an awaitable hook moves into a busy period."""
@@ -341,7 +401,10 @@ class Machine:
         self.telemetry.execute(telemetry.HALTED, {"queued": self.queued}, {"agent": self.name})
 
     def resume(self) -> bool:
-        """Release the mailbox; return whether it was frozen. During a turn it calls a pending halt off (E25)."""
+        """Release the mailbox; return whether this released it, and it is not frozen now.
+
+        During a turn it calls a pending halt off (E25).
+        """
         self.require(Input.RESUME)
         if not self.halted:
             return False
@@ -350,9 +413,9 @@ class Machine:
         self.journal.halted(False)
         queued = self.queued + (self.upnext is not None)
         self.telemetry.execute(telemetry.RESUMED, {"queued": queued}, {"agent": self.name})
-        if self.phase is IDLE and (self.upnext is not None or self.mailbox):
+        if not self.halted and self.phase is IDLE and (self.upnext is not None or self.mailbox):
             self.work()
-        return True
+        return not self.halted
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -368,6 +431,7 @@ class Machine:
         self.phase = IDLE
         self.task = None
         self.turn = None
+        self.own = None
         if not self.mailbox:
             self.mailbox = None
         if self.telemetry.handlers:
@@ -380,7 +444,7 @@ class Machine:
         if self.rested is not None and not self.rested.done():
             self.rested.set_result(None)
         due = self.mailbox if not self.halted else not self.halt_announced
-        if self.phase is IDLE and (due or self.notifications):
+        if self.phase is IDLE and (due or self.notifications or self.own):
             self.work()
 
     def stop(self) -> None:
@@ -400,12 +464,17 @@ class Machine:
             self.task.cancel()
 
     def drain(self) -> list[Request]:
-        """Refuse new work and return everything that was queued, to be failed; the turn in flight goes on."""
+        """Refuse new work and return everything that was queued, to be failed; the turn in flight goes on.
+
+        So do turns that the agent has begun by itself: they are in flight where it runs.
+        """
         self.require(Input.DRAIN)
         self.draining = True
         if self.phase is PROCESSING and (self.rested is None or self.rested.done()):
             self.rested = asyncio.get_running_loop().create_future()
-        return self.take_all()
+        own, self.own = self.own, None
+        queued, self.own = self.take_all(), own
+        return queued
 
     def leave(self) -> bool:
         """Let go of a turn that waits for people and can go on in another life; return whether there was one."""
@@ -417,9 +486,11 @@ class Machine:
 
     def take_all(self) -> list[Request]:
         """Empty the queue and return what was in it, oldest first."""
-        requests = [] if self.upnext is None else [self.upnext]
+        requests = list(self.own or ())
+        if self.upnext is not None:
+            requests.append(self.upnext)
         requests.extend(self.mailbox or ())
-        self.upnext = None
+        self.upnext = self.own = None
         self.mailbox = None
         return requests
 
@@ -441,6 +512,11 @@ class Machine:
 
     def _state_changed(self, before: str, after: str) -> None:
         self.telemetry.execute(telemetry.STATE_CHANGED, {}, {"agent": self.name, "from": before, "to": after})
+
+    def listen(self) -> None:
+        """Let the backend session tell this agent what happens between prompts. Again for each new session."""
+        self.host = AgentHost(self)
+        self.backend.listen(self.session, self.host)
 
     # -- the watchdog --------------------------------------------------------------------------
 

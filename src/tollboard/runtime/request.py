@@ -22,10 +22,12 @@ class Origin(StrEnum):
     """A callback returned `Prompt`."""
     EVENT = "event"
     """`handle_event` returned `Prompt`."""
+    AGENT = "agent"
+    """Nobody asked: the agent began the turn by itself, and the prompt says why."""
 
 
 # On the hot path the members are reached by these names: looking one up on its class costs as much as a call.
-ASK, TELL, CHAIN, EVENT = Origin
+ASK, TELL, CHAIN, EVENT, AGENT = Origin
 
 
 class OnHalt(StrEnum):
@@ -50,8 +52,8 @@ class Request:
     """
 
     __slots__ = (
-        "accepted_at", "asked", "attempt", "commit", "future", "on_complete", "on_halt", "origin", "outcome", "prompt",
-        "ref", "size", "spent", "started_at",
+        "accepted_at", "asked", "attempt", "commit", "doomed", "future", "on_complete", "on_halt", "origin", "outcome",
+        "prompt", "ref", "size", "spent", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,8 @@ class Request:
         self.on_complete = on_complete
         self.asked: dict[str, Asked] | None = None
         """What it asked people before a restart, by id; then its turn goes on, also in a mailbox that is halted."""
+        self.doomed = False
+        """Whether it is to be ended as soon as it is followed: a turn of the agent's own, interrupted before that."""
         self.attempt = 0
         self.size = len(prompt) if prompt.isascii() else size_in_bytes(prompt)
         self.started_at: float | None = None

@@ -39,6 +39,8 @@ class Response:
     bytes_kept: int = 0
     events_left_out: int = 0
     bytes_left_out: int = 0
+    note: str = ""
+    """What a reader has to be told about the answer, such as that its end is missing; empty: nothing."""
 
     @property
     def coverage(self) -> Coverage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tollboard.runtime import outcome
 from tollboard.runtime.event import ErrorCause, Usage, slot_setters
 from tollboard.runtime.response import Response
 
@@ -47,14 +48,14 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(outcome.Pending):
     """Queued or in flight. `position` is 1 for the next in the mailbox, 0 for the one in flight."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class Completed:
+class Completed(outcome.Completed):
     """The turn ended with a response."""
 
     response: Response
@@ -67,7 +68,7 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(outcome.Failed):
     """The request ended without a response. `detail` is for people; `repr` does not show it (R49).
 
     `cause` and `retry_after_s` are the backend's (see `ErrorEvent`). `acted`: tools were called before it failed.

@@ -158,6 +158,7 @@ class Runtime:
             machine.session = await machine.backend.start_session(settings)
         else:
             machine.session = await machine.backend.resume_session(machine.provider_session_id, settings)
+        machine.listen()
 
     def _keep_recipe(self, machine: Machine, cls: type[GenAgent], options: dict[str, object]) -> None:
         name, backend, journal, ours = machine.name, machine.backend, machine.journal, machine.options
@@ -389,12 +390,20 @@ class Runtime:
         """
         notify(self.registry.get(name), event)
 
+    async def cancel_sub_agent(self, name: str, id: str) -> bool:
+        """End one agent below an agent's turn; return whether it was there. Raises AgentNotFound."""
+        machine = self.registry.get(name)
+        return await machine.backend.cancel_sub_agent(machine.session, id)
+
     def interrupt(self, name: str, *, ref: str | None = None) -> bool:
         """End the turn in flight, only that of `ref` if given; return whether it did (R13, R14)."""
         return self.registry.get(name).interrupt(ref)
 
     def halt(self, name: str) -> bool:
-        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12)."""
+        """Freeze the mailbox after the turn in flight, which is not disturbed; return whether this changed it (R12).
+
+        Never True for an agent that is not halted when it returns: whoever hears of the halt may resume it at once.
+        """
         return self.registry.get(name).halt()
 
     def resume(self, name: str) -> bool:
@@ -416,6 +425,7 @@ class Runtime:
         try:
             machine.session = await machine.backend.reset_session(machine.session)
             machine.provider_session_id = None
+            machine.listen()
         finally:
             machine.rest_after_reset()
 

@@ -13,6 +13,7 @@ from tollboard.errors import Crash, TollboardError
 from tollboard.runtime import busy, callbacks, notifications, telemetry
 from tollboard.runtime.approvals import expire_all
 from tollboard.runtime.backend import NO_PROCESSES, ProcessReport
+from tollboard.runtime.background import lose_background
 from tollboard.runtime.ending import end_unrun
 from tollboard.runtime.options import Restart
 from tollboard.runtime.request import Request
@@ -27,7 +28,17 @@ logger = logging.getLogger("tollboard.runtime")
 
 MAX_RESTART_TIMES = 100
 LAST_WORD_S = 1.0
+CUT_OFF = {
+    "stopped": "cut off when the agent was stopped",
+    "the runtime closes": "cut off when the daemon was shut down",
+}
+"""What the history says of background work that ended with its agent, by the reason the agent ended for."""
 """How long what is cancelled at the deadline of a close may take to clean up."""
+CUT_OFF = {
+    "stopped": "cut off when the agent was stopped",
+    "the runtime closes": "cut off when the daemon was shut down",
+}
+"""What the history says of background work that ended with its agent, by the reason the agent ended for."""
 
 
 @dataclass(slots=True)
@@ -179,11 +190,12 @@ class Supervisor:
         """Fail what waits, run `terminate_agent`, end the backend session, free the name: in this order."""
         try:
             failed = self._fail_all(machine, Failed(outcome, reason))
-            while machine.leaving is not None:
-                await asyncio.wait([task for _, task in machine.leaving.values()])
+            await _remembered(machine)
             if machine.hooks.terminate_agent:
                 await self._terminate_agent(machine, reason)
             processes = await self._terminate_backend(machine)
+            lose_background(machine, CUT_OFF.get(reason, f"cut off: {reason}"))
+            await _remembered(machine)
         finally:
             self._forget(machine)
         event = telemetry.AGENT_CRASHED if crashed else telemetry.AGENT_STOPPED
@@ -284,3 +296,9 @@ class Supervisor:
                 machine.resolve(request, request.outcome or Failed(Reason.STOPPED, "the runtime was closed"))
                 request.on_complete = None  # whatever still clings to life: nothing is told twice
             self._forget(machine)
+
+
+async def _remembered(machine: Machine) -> None:
+    """Wait until the end of everything that ended without a turn is durable."""
+    while machine.leaving is not None:
+        await asyncio.wait([task for _, task in machine.leaving.values()])

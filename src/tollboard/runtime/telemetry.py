@@ -23,6 +23,7 @@ monotonic seconds. OpenTelemetry, the fleet's tail and the pool's autoscaler are
 | agent approval requested | | agent, ref, approval |
 | agent approval decided | waited_s | agent, ref, approval, decision, by |
 | agent callback failed | | agent, callback, error |
+| agent background changed | running | agent, running |
 | agent session checkpointed | | agent, provider_session_id, effective |
 | telemetry handler failed | | id, event, error |
 """
@@ -63,13 +64,15 @@ EVENT_RECEIVED = ("agent", "event", "received")
 APPROVAL_REQUESTED = ("agent", "approval", "requested")
 APPROVAL_DECIDED = ("agent", "approval", "decided")
 CALLBACK_FAILED = ("agent", "callback", "failed")
+BACKGROUND_CHANGED = ("agent", "background", "changed")
 CHECKPOINTED = ("agent", "session", "checkpointed")
 HANDLER_FAILED = ("telemetry", "handler", "failed")
 
 ALL_EVENTS: tuple[EventName, ...] = (
     AGENT_STARTED, AGENT_STOPPED, AGENT_CRASHED, STATE_CHANGED, HALTED, RESUMED, MAILBOX_QUEUED, MAILBOX_TAKEN,
     INPUT_REJECTED, PROMPT_START, PROMPT_STOP, PROMPT_ERROR, TURN_START, TURN_STOP, TURN_ERROR, TURN_REJECTED,
-    EVENT_RECEIVED, APPROVAL_REQUESTED, APPROVAL_DECIDED, CALLBACK_FAILED, CHECKPOINTED, HANDLER_FAILED,
+    EVENT_RECEIVED, APPROVAL_REQUESTED, APPROVAL_DECIDED, CALLBACK_FAILED, BACKGROUND_CHANGED, CHECKPOINTED,
+    HANDLER_FAILED,
 )  # fmt: skip
 
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 from tollboard.errors import StoreError
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import ApprovalRequest, Decision
-from tollboard.runtime.approvals import ask_person
+from tollboard.runtime.approvals import ask_person, asks
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import Memory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Failed, Reason
+from tollboard.runtime.sub_agents import SubAgentNews
 
 if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
@@ -101,6 +102,11 @@ class Turn:
             {"agent": machine.name, "provider_session_id": provider_session_id, "effective": effective},
         )
 
+    def sub_agent(self, news: SubAgentNews) -> None:
+        """Keep what is told of an agent below. One that goes on in another life has not ended with this turn (A30)."""
+        if not self.left:
+            self.machine.journal.sub_agent(self.ref, news)
+
     def report_usage(self, usage: Usage) -> None:
         """Note what this attempt has used so far; also when it is over (L08)."""
         self.usage = usage
@@ -136,7 +142,7 @@ class Turn:
 
     def leave(self) -> bool:
         """Let go of a turn that waits for people, without an outcome: it goes on when its agent is brought back."""
-        if self.stage is not STREAM or self.ending is not None or self.machine.approvals is None:
+        if self.stage is not STREAM or self.ending is not None or not asks(self):
             return False
         if not self.machine.backend.goes_on:
             return False
@@ -159,6 +165,11 @@ class Turn:
             return
         self._cancels += 1
         task.cancel()
+
+    def cancel_if_ended(self) -> None:
+        """Cancel the stream that is about to be read, if the turn was ended before: it runs elsewhere already."""
+        if self.ending is not None:
+            self._cancel()
 
     def _cancel_later(self, stage: Stage) -> None:
         still_there = self.stage is stage and (stage < DECIDE or self.in_callback)

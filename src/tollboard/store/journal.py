@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
 from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject, plain_decision
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Answer, plain_question
 from tollboard.runtime.request import Origin, Request
 from tollboard.runtime.results import Completed, Failed, Outcome, Reason
+from tollboard.runtime.sub_agents import (
+    SubAgentBegan,
+    SubAgentEnded,
+    SubAgentNews,
+    SubAgentSaid,
+    SubAgentWaits,
+)
 from tollboard.store.feed import to_json
 from tollboard.store.memory import StoreMemory
 from tollboard.store.queries import (
@@ -20,10 +28,14 @@ from tollboard.store.queries import (
     CLOSE_APPROVAL,
     FINISH,
     REQUEST_APPROVAL,
+    SET_BACKGROUND,
     SET_HALTED,
     START,
     USED,
 )
+from tollboard.store.rows import background_json
+from tollboard.store.sub_agents import Begin, End, Say, set_status
+from tollboard.store.usage import usage_values
 from tollboard.store.write import Start, Write
 
 if TYPE_CHECKING:
@@ -32,8 +44,8 @@ if TYPE_CHECKING:
     from tollboard.store.retries import Retries
     from tollboard.store.writer import Writer
 
-_MAX_INTEGER = 2**63
-_OWN = (Origin.CHAIN, Origin.EVENT)
+TURN_ENDED = "the turn it worked for has ended"
+_OWN = (Origin.CHAIN, Origin.EVENT, Origin.AGENT)
 _CLOSED_AS = {
     Approve: ApprovalState.APPROVED,
     Edit: ApprovalState.EDITED,
@@ -43,20 +55,27 @@ _CLOSED_AS = {
 
 
 class StoreJournal:
-    """Implements SessionJournal. `turns` is the seq of the newest durable history entry."""
+    """Implements SessionJournal. `turns` is the seq of the newest durable history entry.
 
-    __slots__ = ("_clock", "_keyed", "_reader", "_retries", "_session_id", "_writer", "turns")
+    `delegating` are the refs whose turns may have sub-agents that have not ended.
+    """
+
+    __slots__ = (
+        "_clock", "_keyed", "_reader", "_retries", "_session", "_session_id", "_writer", "delegating", "turns",
+    )  # fmt: skip
 
     def __init__(
-        self, session_id: str, turns: int, writer: Writer, reader: Reader, retries: Retries, clock: Clock
-    ) -> None:
+        self, session_id: str, session: str, turns: int, writer: Writer, reader: Reader, retries: Retries, clock: Clock
+    ) -> None:  # fmt: skip
         self._session_id = session_id
+        self._session = session
         self._writer = writer
         self._reader = reader
         self._retries = retries
         self._clock = clock
         self._keyed: tuple[str, str] | None = None
         self.turns = turns
+        self.delegating: set[str] = set()
 
     def keyed(self, ref: str, key: str) -> None:
         """Give the next accepted request with this ref an idempotency key."""
@@ -87,6 +106,11 @@ class StoreJournal:
         if _refused(request):
             return None
         ended_at = self._clock.time()
+        if request.ref in self.delegating:
+            # Whatever ended the turn, and whatever a tool below it swallowed: nothing below it is left open (A30).
+            self.delegating.discard(request.ref)
+            end = End.below(request.ref, TURN_ENDED, ended_at, self._writer, self._retries)
+            _ = self._writer.submit(end, must=True)
         params = (ended_at, *_outcome_values(outcome, duration_s), request.ref, ended_at)
         return self._writer.submit(Finish(self, request, params), must=True)
 
@@ -105,9 +129,28 @@ class StoreJournal:
         values = SET_HALTED.bind(session_id=self._session_id, is_halted=int(halted))
         return self._writer.submit(Write(SET_HALTED.sql, values), must=True)
 
+    def background(self, running: Sequence[BackgroundTask]) -> Write:
+        """Note what runs in the background."""
+        values = SET_BACKGROUND.bind(session_id=self._session_id, running=background_json(running))
+        return self._writer.submit(Write(SET_BACKGROUND.sql, values), must=True)
+
     def memory(self) -> StoreMemory:
         """Return what the session's backend remembers."""
         return StoreMemory(self._session_id, self._writer, self._reader)
+
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
+        """Note what is told of an agent below the turn of a request, with what the feed says of it."""
+        now = self._clock.time()
+        match news:
+            case SubAgentBegan():
+                self.delegating.add(ref)
+                _ = self._writer.submit(Begin(self._session_id, self._session, ref, news, now), must=True)
+            case SubAgentSaid():
+                _ = self._writer.submit(Say(news, now), must=True)
+            case SubAgentWaits():
+                _ = self._writer.submit(set_status(news), must=True)
+            case SubAgentEnded():
+                _ = self._writer.submit(End.of(news, now, self._writer, self._retries), must=True)
 
     def approval_requested(self, approval: Approval) -> Write:
         """Add a question."""
@@ -211,26 +254,9 @@ def _outcome_values(outcome: Outcome, duration_s: float) -> tuple[object, ...]:
     """Return status, reason, detail, duration, usage and text as the columns want them."""
     if isinstance(outcome, Completed):
         response = outcome.response
-        return (TurnStatus.OK.value, None, None, duration_s, *usage_values(response.usage), response.text)
+        usage = usage_values(response.usage)
+        return (TurnStatus.OK.value, None, response.note or None, duration_s, *usage, response.text)
     interrupted = outcome.reason is Reason.INTERRUPTED
     status = TurnStatus.INTERRUPTED if interrupted else TurnStatus.FAILED
     usage = usage_values(outcome.usage)
     return (status.value, outcome.reason.value, outcome.detail, duration_s, *usage, None)
-
-
-def usage_values(usage: Usage | None) -> tuple[object, ...]:
-    """Return the usage columns. A provider's odd value counts as not reported: it must not cost the whole turn."""
-    if usage is None:
-        return (None, None, None, None, None)
-    cost = usage.cost_usd
-    return (
-        _count(usage.input_tokens),
-        _count(usage.output_tokens),
-        _count(usage.cache_read_tokens),
-        _count(usage.cache_creation_tokens),
-        float(cost) if isinstance(cost, int | float) else None,
-    )
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER else None

@@ -15,9 +15,9 @@ from tollboard.runtime.event import Usage
 from tollboard.runtime.results import Reason
 from tollboard.store import pool_queries as queries
 from tollboard.store.feed import to_json
-from tollboard.store.journal import usage_values
 from tollboard.store.queries import Query
 from tollboard.store.reader import Reader
+from tollboard.store.usage import usage_values
 from tollboard.store.write import Start, Write
 
 if TYPE_CHECKING:

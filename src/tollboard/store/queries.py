@@ -12,7 +12,18 @@ from sqlalchemy import bindparam, case, delete, func, insert, literal_column, nu
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.expression import ClauseElement, ColumnElement
 
-from tollboard.store.schema import approvals, cursors, events, memory, meta, requests, sessions, summaries
+from tollboard.store.schema import (
+    approvals,
+    cursors,
+    events,
+    memory,
+    meta,
+    requests,
+    sessions,
+    sub_agent_messages,
+    sub_agents,
+    summaries,
+)
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
 
@@ -92,6 +103,16 @@ SET_HALTED = Query(
 )
 """Note that a session's mailbox was frozen or released."""
 
+SET_BACKGROUND = Query(
+    update(sessions).where(sessions.c.id == bindparam("session_id")).values(background=bindparam("running"))
+)
+"""Note what a session runs in the background."""
+
+SET_NOTICE = Query(
+    update(sessions).where(sessions.c.id == bindparam("session_id")).values(notice=bindparam("new_notice"))
+)
+"""Note why a session halted by itself, or that this is over."""
+
 CHECKPOINT = Query(
     update(sessions)
     .where(sessions.c.id == bindparam("session_id"))
@@ -133,6 +154,13 @@ SESSION_BY_NAME = Query(
     .limit(literal_column("1"))
 )
 """Return the session that has a name now, else the one that was stopped last."""
+
+NAMED = Query(
+    select(sessions.c.id, sessions.c.name)
+    .where(or_(bindparam("name").is_(null()), sessions.c.name == bindparam("name")))
+    .order_by(literal_column("sessions.rowid"))
+)
+"""Return the id and name of all sessions, or of those that have had a name, in the order of their start."""
 
 SESSION_BY_ID = Query(select(*_SESSION).where(sessions.c.id == bindparam("id")))
 """Return the session with an id."""
@@ -461,6 +489,116 @@ MEMORY = Query(
     .order_by(memory.c.name)
 )
 """Return the texts in a range of names."""
+
+# -- sub-agents
+
+ADD_SUB_AGENT = Query(
+    sqlite.insert(sub_agents)
+    .values(
+        _given(
+            "id",
+            "session_id",
+            "ref",
+            "parent",
+            "name",
+            "path",
+            "model",
+            "instructions",
+            "status",
+            "started_at",
+        )
+    )
+    .on_conflict_do_nothing()
+)
+"""Add a sub-agent unless it is known."""
+
+_THE_OPEN = (sub_agents.c.id == bindparam("the_id"), sub_agents.c.ended_at.is_(None))
+
+SET_SUB_AGENT_STATUS = Query(update(sub_agents).where(*_THE_OPEN).values(status=bindparam("new_status")))
+"""Note that one waits for a person, or works again."""
+
+COUNT_SUB_AGENT_TURNS = Query(
+    update(sub_agents).where(sub_agents.c.id == bindparam("the_id")).values(turns=bindparam("new_turns"))
+)
+"""Note how often one has called its model."""
+
+END_SUB_AGENT = Query(
+    update(sub_agents)
+    .where(*_THE_OPEN)
+    .values(
+        status=bindparam("new_status"), ended_at=bindparam("at"), turns=bindparam("new_turns"),
+        duration_s=bindparam("new_duration_s"), input_tokens=bindparam("new_input_tokens"),
+        output_tokens=bindparam("new_output_tokens"), cache_read_tokens=bindparam("new_cache_read_tokens"),
+        cache_creation_tokens=bindparam("new_cache_creation_tokens"), cost_usd=bindparam("new_cost_usd"),
+        result=bindparam("new_result"), error=bindparam("new_error"),
+    )
+)  # fmt: skip
+"""Note how one ended; the first end stays."""
+
+_OPEN_SUB_AGENTS = (
+    select(
+        sub_agents.c.id, sub_agents.c.session_id, sessions.c.name, sub_agents.c.ref, sub_agents.c.name,
+        sub_agents.c.turns, sub_agents.c.started_at,
+    )
+    .select_from(sub_agents.join(sessions, sessions.c.id == sub_agents.c.session_id))
+    .where(sub_agents.c.ended_at.is_(None))
+    .order_by(sub_agents.c.number)
+)  # fmt: skip
+
+OPEN_SUB_AGENT = Query(_OPEN_SUB_AGENTS.where(sub_agents.c.id == bindparam("found")))
+"""Return the sub-agent of this id if it has not ended."""
+
+OPEN_SUB_AGENTS_BELOW = Query(_OPEN_SUB_AGENTS.where(sub_agents.c.ref == bindparam("found")))
+"""Return the sub-agents of a request that have not ended, in the order in which they began."""
+
+DELEGATING = Query(select(sub_agents.c.ref).where(sub_agents.c.ended_at.is_(None)).distinct())
+"""Return the requests below which sub-agents are left open."""
+
+ADD_SUB_AGENT_MESSAGE = Query(
+    insert(sub_agent_messages).values(_given("sub_agent_id", "role", "tool", "call_id", "text", "at"))
+)
+"""Add a message of a sub-agent."""
+
+_LAST_MESSAGES = 5
+LAST_SUB_AGENT_MESSAGES = Query(
+    select(sub_agent_messages.c.role, sub_agent_messages.c.tool, sub_agent_messages.c.text)
+    .where(sub_agent_messages.c.sub_agent_id == bindparam("id"))
+    .order_by(sub_agent_messages.c.number.desc())
+    .limit(_LAST_MESSAGES)
+)
+"""Return the newest messages of a sub-agent, newest first."""
+
+_SUB_AGENTS = select(*sub_agents.c, sessions.c.name.label("session")).select_from(
+    sub_agents.join(sessions, sessions.c.id == sub_agents.c.session_id)
+)
+
+SUB_AGENT = Query(_SUB_AGENTS.where(sub_agents.c.id == bindparam("id")))
+"""Return one sub-agent."""
+
+SUB_AGENTS_OF = Query(
+    _SUB_AGENTS.where(sub_agents.c.session_id == bindparam("session_id"))
+    .order_by(sub_agents.c.ended_at.is_not(None), sub_agents.c.number.desc())
+    .limit(bindparam("count"))
+)
+"""Return a session's sub-agents: those that have not ended first, then the newest."""
+
+OPEN_SUB_AGENTS_OF = Query(
+    _SUB_AGENTS.where(sub_agents.c.session_id == bindparam("session_id"), sub_agents.c.ended_at.is_(None))
+    .order_by(sub_agents.c.number.desc())
+    .limit(bindparam("count"))
+)
+"""Return a session's sub-agents that have not ended, newest first."""
+
+SUB_AGENT_MESSAGES = Query(
+    select(
+        sub_agent_messages.c.number, sub_agent_messages.c.role, sub_agent_messages.c.tool,
+        sub_agent_messages.c.call_id, sub_agent_messages.c.text, sub_agent_messages.c.at,
+    )
+    .where(sub_agent_messages.c.sub_agent_id == bindparam("id"), sub_agent_messages.c.number > bindparam("after"))
+    .order_by(sub_agent_messages.c.number)
+    .limit(bindparam("count"))
+)  # fmt: skip
+"""Return a sub-agent's messages after a number, oldest first."""
 
 # -- feed
 

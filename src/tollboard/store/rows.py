@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tollboard.fleet.ledger import StoredRequest, Unread
@@ -15,10 +17,14 @@ from tollboard.fleet.records import (
     Receipt,
     RequestState,
     SessionRecord,
+    SubAgentMessage,
+    SubAgentRecord,
+    SubAgentState,
     Summary,
     TurnStatus,
 )
 from tollboard.runtime.approval import ApprovalKind
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import read_question
 from tollboard.runtime.request import Origin
@@ -42,7 +48,14 @@ def session_values(record: SessionRecord) -> dict[str, object]:
         "problem": record.problem,
         "provider_session_id": record.provider_session_id,
         "effective": to_json(dict(record.effective)),
+        "background": background_json(record.background),
+        "notice": record.notice,
     }
+
+
+def background_json(running: Sequence[BackgroundTask]) -> str:
+    """Return what runs in the background as its column keeps it."""
+    return to_json([asdict(task) for task in running])
 
 
 def session_record(row: Row) -> SessionRecord:
@@ -60,13 +73,16 @@ def session_record(row: Row) -> SessionRecord:
         problem,
         provider,
         effective,
+        background,
+        notice,
         turns,
         answered,
     ) = row
     return SessionRecord(
         id=id_, name=name, path=path, backend=backend, options=json.loads(options), life=Life(life),
         halted=bool(halted), created_at=created, stopped_at=stopped, problem=problem, provider_session_id=provider,
-        effective=json.loads(effective), turns=turns, answered=bool(answered),
+        effective=json.loads(effective), turns=turns, answered=bool(answered), notice=notice,
+        background=tuple(BackgroundTask(**task) for task in json.loads(background)),
     )  # fmt: skip
 
 
@@ -81,6 +97,8 @@ def stored_request(row: Row) -> StoredRequest:
             prompt=prompt, text=text, error=error_text(reason, detail),
             usage=None if usage == _NO_USAGE else Usage(*usage),
             duration_s=duration_s, attempt=attempt, started_at=started_at, completed_at=ended_at,
+            origin=Origin(origin),
+            note=None if reason else detail,
         )  # fmt: skip
     ended = ended_at is not None
     state = (
@@ -139,3 +157,25 @@ def feed_item(row: Row) -> FeedItem:
     """Return the feed item of a row."""
     seq, at, session, ref, kind, data = row
     return FeedItem(seq, at, session, ref, kind, json.loads(data))
+
+
+def sub_agent_record(row: Row) -> SubAgentRecord:
+    """Return the sub-agent of a row."""
+    (_, id_, _, ref, parent, name, path, model, instructions, status, started_at, ended_at, turns, duration_s,
+     *usage, result, error, session) = row  # fmt: skip
+    return SubAgentRecord(
+        id=id_, session=session, ref=ref, parent=parent, name=name, path=path, model=model,
+        status=SubAgentState(status), turns=turns, started_at=started_at, ended_at=ended_at, duration_s=duration_s,
+        usage=None if usage == _NO_USAGE else Usage(*usage), instructions=instructions, result=result, error=error,
+    )  # fmt: skip
+
+
+def sub_agent_message(row: Row) -> SubAgentMessage:
+    """Return the message of a row."""
+    number, role, tool, call, text, at = row
+    return SubAgentMessage(number=number, at=at, role=role, text=text, tool=tool, call=call)
+
+
+def id_and_name(row: Row) -> tuple[str, str]:
+    """Return a session's id and name."""
+    return str(row[0]), str(row[1])

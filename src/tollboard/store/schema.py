@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import REAL, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every schema version this program knows, oldest first."""
 HEAD = VERSIONS[-1]
 
@@ -43,6 +43,8 @@ sessions = Table(
     Column("problem", Text),
     Column("provider_session_id", Text),
     Column("effective", Text, nullable=False, server_default=text("'{}'")),
+    Column("background", Text, nullable=False, server_default=text("'[]'")),
+    Column("notice", Text),
     # A dead session keeps its name until somebody stops it: its manager must look first.
     Index("sessions_name_taken", "name", unique=True, sqlite_where=text("life != 'stopped'")),
     Index("sessions_name", "name", "stopped_at"),
@@ -201,3 +203,49 @@ memory = Table(
     sqlite_strict=True,
 )
 """What backends remember of their sessions: messages, tool calls with their outcomes. The texts are their own."""
+
+sub_agents = Table(
+    "sub_agents",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("parent", Text),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("instructions", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", REAL, nullable=False),
+    Column("ended_at", REAL),
+    Column("turns", Integer, nullable=False, server_default=text("0")),
+    Column("duration_s", REAL),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cache_read_tokens", Integer),
+    Column("cache_creation_tokens", Integer),
+    Column("cost_usd", REAL),
+    Column("result", Text),
+    Column("error", Text),
+    Index("sub_agents_id", "id", unique=True),
+    Index("sub_agents_session", "session_id", "number"),
+    Index("sub_agents_open", "ref", sqlite_where=text("ended_at IS NULL")),
+    sqlite_strict=True,
+)
+"""Every sub-agent that was announced in a session. It has ended, and the feed says so, when `ended_at` is set."""
+
+sub_agent_messages = Table(
+    "sub_agent_messages",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("sub_agent_id", Text, ForeignKey("sub_agents.id", ondelete="CASCADE"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("call_id", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", REAL, nullable=False),
+    Index("sub_agent_messages_of", "sub_agent_id", "number"),
+    sqlite_strict=True,
+)
+"""What they said, cut where it is long: to be read by people, not to be sent to a model."""

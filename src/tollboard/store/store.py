@@ -26,6 +26,8 @@ from tollboard.fleet.records import (
     FeedItem,
     Life,
     SessionRecord,
+    SubAgentMessage,
+    SubAgentRecord,
     Summary,
 )
 from tollboard.store import queries, rows
@@ -38,6 +40,7 @@ from tollboard.store.queries import Query
 from tollboard.store.reader import Reader
 from tollboard.store.retention import Pruner, Retention
 from tollboard.store.retries import Retries
+from tollboard.store.sub_agents import End
 from tollboard.store.write import Group, Write
 from tollboard.store.writer import Writer
 
@@ -98,7 +101,9 @@ class Store:
 
     def journal(self, record: SessionRecord) -> StoreJournal:
         """Return the journal of a session."""
-        return StoreJournal(record.id, record.turns, self._writer, self._reader, self._retries, self._clock)
+        return StoreJournal(
+            record.id, record.name, record.turns, self._writer, self._reader, self._retries, self._clock
+        )
 
     def set_life(self, session_id: str, life: Life, *, at: float, problem: str | None = None) -> Commit:
         """Remember that a session was stopped, died, or lives again."""
@@ -110,6 +115,10 @@ class Store:
             new_stopped_at=stopped_at,
             new_problem=problem,
         )
+
+    def set_notice(self, session_id: str, notice: str | None) -> Commit:
+        """Remember why a session halted by itself, or with `None` that this is over."""
+        return self._write(queries.SET_NOTICE, session_id=session_id, new_notice=notice)
 
     def delete_session(self, session_id: str) -> Commit:
         """Remove a session with its requests, summaries, approvals, cursors and feed items."""
@@ -129,6 +138,10 @@ class Store:
         """Return the session that has the name now, else the one stopped last, else the one with that id."""
         found = await self._reader.one(queries.SESSION_BY_NAME, rows.session_record, name=name_or_id)
         return found or await self._reader.one(queries.SESSION_BY_ID, rows.session_record, id=name_or_id)
+
+    async def named(self, name: str | None = None) -> Sequence[tuple[str, str]]:
+        """Return the id and name of all sessions, or of those that have had this name, in the order of their start."""
+        return await self._reader.all(queries.NAMED, rows.id_and_name, name=name)
 
     # -- requests and history
 
@@ -247,6 +260,34 @@ class Store:
     def expire_approvals(self, *, at: float, why: str, keep: Sequence[str] = ()) -> Commit:
         """Expire every approval that waits, but not those of the refs to keep."""
         return self._write(queries.EXPIRE_APPROVALS, kept=json.dumps(list(keep)), at=at, why=why)
+
+    # -- sub-agents
+
+    async def sub_agents(
+        self, session_id: str, *, every: bool = False, limit: int
+    ) -> Sequence[SubAgentRecord]:
+        """Return the newest sub-agents of a session that have not ended, with `every` all, oldest first."""
+        query = queries.SUB_AGENTS_OF if every else queries.OPEN_SUB_AGENTS_OF
+        found = await self._reader.all(query, rows.sub_agent_record, session_id=session_id, count=limit)
+        return sorted(found, key=lambda record: record.started_at)
+
+    async def sub_agent(self, id: str) -> SubAgentRecord | None:
+        """Return one sub-agent."""
+        return await self._reader.one(queries.SUB_AGENT, rows.sub_agent_record, id=id)
+
+    async def sub_agent_messages(self, id: str, *, after: int, limit: int) -> Sequence[SubAgentMessage]:
+        """Return what a sub-agent said after a number, oldest first."""
+        return await self._reader.all(
+            queries.SUB_AGENT_MESSAGES, rows.sub_agent_message, id=id, after=after, count=limit
+        )
+
+    async def delegating(self) -> Sequence[str]:
+        """Return the refs below which sub-agents are left open."""
+        return await self._reader.all(queries.DELEGATING, _name)
+
+    def end_sub_agents(self, ref: str, *, at: float, why: str) -> Commit:
+        """End what is left open below a request, with its feed items."""
+        return self._writer.submit(End.below(ref, why, at, self._writer, self._retries), must=True)
 
     # -- feed
 

@@ -86,8 +86,8 @@ class Group(Write):
             part.run(connection)
 
     def flatten(self) -> Sequence[Write]:
-        """Return the parts."""
-        return self.parts
+        """Return the parts, and what those consist of."""
+        return tuple(piece for part in self.parts for piece in part.flatten())
 
     def settle(self) -> None:
         """Settle each part with the group's error."""

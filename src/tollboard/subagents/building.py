@@ -23,13 +23,15 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ToolCallPart
-from pydantic_ai.models import infer_model
+from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import infer_provider_class
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
 from tollboard.errors import BackendUnavailable, InvalidOption
 from tollboard.runtime.approval import ALL_DECISIONS
+from tollboard.subagents.compatible import apart
+from tollboard.subagents.hygiene import encodable, why_not_run
 from tollboard.subagents.subagent import CompiledSubAgent, Definition, SubAgentConfig
 from tollboard.subagents.task_tool import (
     TASK,
@@ -86,9 +88,26 @@ class Guard(AbstractCapability[Any]):
         """Let tools that want approval be asked for by us, so that there is one way to ask."""
         return [_asked_by_us(tool) if tool.kind == UNAPPROVED else tool for tool in tool_defs]
 
+    def get_wrapper_model(self, model: Model) -> Model:
+        """Keep the calls of a message apart, whatever the server calls them."""
+        return apart(model)
+
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         """Take the limits of the tools themselves off too: what is over one of them raises advice in a tool's place."""
         return _Patient(toolset)
+
+    async def before_tool_validate(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: str | dict[str, Any],
+    ) -> str | dict[str, Any]:
+        """Refuse a call whose arguments could not be kept: what a person is shown is what runs."""
+        if why := why_not_run(args):
+            raise ToolFailed(why)
+        return args
 
     async def on_tool_validate_error(
         self,
@@ -254,8 +273,12 @@ def misfit(arguments: Mapping[str, object], schema: Mapping[str, object] | None)
 
 
 def jsonable(value: object) -> Any:
-    """Return a tool's result as JSON can hold it; what cannot be turned is described."""
-    return to_jsonable_python(value, fallback=repr)
+    """Return a tool's result as JSON can hold it: odd numbers by their names, what cannot be turned described."""
+    try:
+        return encodable(to_jsonable_python(encodable(value), fallback=repr))
+    except (ValueError, RecursionError) as wrong:
+        # Such as one that holds itself, which no text can be made of.
+        return f"(a result of type {type(value).__name__} that cannot be shown: {wrong})"
 
 
 def to_text(value: object) -> str:

@@ -31,10 +31,13 @@ from tollboard.errors import ApprovalNotFound, TollboardError
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import Approve, Edit, Reject
 from tollboard.runtime.event import ToolResultEvent
+from tollboard.runtime.question import Answer
+from tollboard.subagents.ask_tool import questions_of, told
 from tollboard.subagents.building import GUARDED, Execution, jsonable, misfit, to_text
 from tollboard.subagents.deeds import account_of, did_something
+from tollboard.subagents.hygiene import encodable
 from tollboard.subagents.journal import Call, CallOutcome, RunJournal, child_key
-from tollboard.subagents.messages import arguments_of, encodable
+from tollboard.subagents.messages import arguments_of
 from tollboard.subagents.outcome import (
     ENDED,
     ActionRequest,
@@ -117,17 +120,19 @@ class Calls:
         return tuple(found)
 
     def _question(self, call: Call) -> ActionRequest:
-        display = f"{' › '.join(self._loop.path)}: {call.tool}" if len(self._loop.path) > 1 else ""
+        tool = self._loop.full_name(call.tool)
+        display = f"{' › '.join(self._loop.path)}: {tool}" if len(self._loop.path) > 1 else ""
         return ActionRequest(
             call.question,
             call.id,
-            call.tool,
+            tool,
             call.arguments,
             display,
             call.allowed,
             self._loop.path,
             self._loop.id,
             call.schema,
+            questions_of(call.tool, call.arguments, call.allowed),
         )
 
     def find(self, question: str) -> tuple[RunJournal, Call]:
@@ -160,6 +165,7 @@ class Calls:
             call.outcome = CallOutcome("failed", encodable(account_of(child.loop)))
             await self._journal.note(call)
             self._let_go(call, child)
+            child.cancelled()
         if given_up:
             await self._loop.save()
         for call in given_up:
@@ -211,6 +217,12 @@ class Calls:
         if (allowed := self._allowed(execution.tool)) and call.decision is None:
             await self._ask(call, execution.tool, allowed)
         match call.decision:
+            case Answer() as answer:
+                return CallOutcome("ok", told(answer, self._question(call).questions))
+            case Reject(message) if self._question(call).questions:
+                return CallOutcome(
+                    "failed", "The person did not answer" + (f": {message}" if message else "")
+                )
             case Reject(message):
                 why = f": {message}" if message else ""
                 return CallOutcome("failed", f"A person rejected this call; it was not run{why}")
@@ -257,8 +269,9 @@ class Calls:
 
     def _allowed(self, tool: ToolDefinition) -> tuple[str, ...]:
         """Return which decisions the tool waits for, none if it is not guarded; the definition has the last word."""
-        if tool.name in self._definition.interrupt_on:
-            return self._guards.get(tool.name, ())
+        for name in (tool.name, self._loop.full_name(tool.name)):
+            if name in self._definition.interrupt_on:
+                return self._guards.get(name, ())
         return tuple((tool.metadata or {}).get(GUARDED, ()))
 
     async def _ask(self, call: Call, tool: ToolDefinition, allowed: Sequence[str]) -> None:
@@ -289,14 +302,14 @@ class Calls:
         if not isinstance(outcome, Interrupted):
             self._let_go(call, child)
         match outcome:
-            case Completed(result):
-                return CallOutcome("ok", result)
+            case Completed(result, note=note):
+                return CallOutcome("ok", f"{result}\n\n({note})" if note else result)
             case Interrupted():
                 raise ApprovalRequired
             case Failed(reason, Cause.HALTED, by):
                 raise Halted(reason, by)
             case Failed(_, Cause.CANCELLED):
-                return CallOutcome("failed", CANCELLED)
+                return CallOutcome("failed", _account(child, CANCELLED))
             case Failed(reason):
                 return CallOutcome("failed", _failure(child, reason))
 
@@ -314,7 +327,7 @@ class Calls:
         """Return the outcome if the completion tool has run in this step: as it is, or only without an error (A11)."""
         until = self._definition.until
         for call in self._calls.values():
-            if call.tool != until or call.outcome is None:
+            if until not in (call.tool, self._loop.full_name(call.tool)) or call.outcome is None:
                 continue
             if call.outcome.kind == "ok":
                 return Completed(to_text(call.outcome.value), call.outcome.value)
@@ -324,7 +337,11 @@ class Calls:
 
 
 def _failure(child: Run, reason: str) -> str:
-    why = f"The sub-agent failed: {reason}"
+    return _account(child, f"The sub-agent failed: {reason}")
+
+
+def _account(child: Run, why: str) -> str:
+    """Return why there is no result, and what it did nevertheless (L09)."""
     return account_of(child.loop, why=f"{why.rstrip('.')}.") if did_something(child.loop) else why
 
 

@@ -64,6 +64,8 @@ class SubAgentFailed:
     error: str
     messages: Sequence[object] = field(repr=False)
     turns: int
+    duration_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class SubAgentCancelled:
     name: str
     messages: Sequence[object] = field(repr=False)
     turns: int
+    duration_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
 
 
 SubAgentEvent = Started | StatusChanged | LLMMessage | SubAgentCompleted | SubAgentFailed | SubAgentCancelled

@@ -63,6 +63,8 @@ class Head:
     runs: int = 0
     """Model calls since the last prompt."""
     usage: dict[str, Any] = field(default_factory=dict)
+    window: int = 0
+    """The fewest tokens, roughly, that its model refused as too many; 0: it refused none."""
     below: dict[str, Any] = field(default_factory=dict)
     """The usage of sub-agents that have ended."""
     own_before: dict[str, Any] = field(default_factory=dict)

@@ -1,23 +1,22 @@
-"""Reading and making messages of a conversation: calls, usage, and the summary that stands in for a long one."""
+"""Reading the messages of a conversation: calls, words, usage, and how long it is."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from pydantic_ai import Agent, UsageLimits
+from pydantic_ai import UsageLimits
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelRequest,
     ModelResponse,
-    TextPart,
-    ThinkingPart,
     ToolCallPart,
     UserPromptPart,
 )
 from pydantic_ai.usage import RunUsage
+from pydantic_core import to_jsonable_python
 
 from tollboard.ids import new_ref
 from tollboard.runtime.event import Usage
@@ -49,34 +48,6 @@ def name_apart(parts: Sequence[ToolCallPart]) -> None:
             id, number = f"{given}-{number}", number + 1
         part.tool_call_id = id
         seen.add(id)
-
-
-def encodable(value: Any) -> Any:
-    """Return a value with texts that can be written as UTF-8; halves of characters are put together, or replaced.
-
-    Names of files hold such halves, and what careless servers cut up. One in a conversation, and no request of it could
-    be sent any more.
-    """
-    match value:
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        case list():
-            return [encodable(item) for item in value]
-        case dict():
-            return {encodable(key): encodable(item) for key, item in value.items()}
-    return value
-
-
-def make_encodable(response: ModelMessage) -> None:
-    """Make the texts of a response encodable, and what its calls are made with."""
-    for part in response.parts:
-        if isinstance(part, TextPart | ThinkingPart):
-            part.content = encodable(part.content)
-        elif isinstance(part, ToolCallPart):
-            part.args = encodable(part.args)
 
 
 def arguments_of(part: ToolCallPart) -> dict[str, object]:
@@ -124,25 +95,14 @@ def as_usage(usage: RunUsage) -> Usage:
     )
 
 
-SUMMARISE = (
-    "Summarise this conversation so that the work can go on from your summary alone: the goal, what was decided and "
-    "why, what was done (files, commands, results), what is open, and every name, path and number still needed."
-)
-CALLED = "Summary of the conversation so far, which is no longer shown:\n\n"
-
-
-async def summary_of(model: Any, messages: Sequence[ModelMessage]) -> tuple[str, RunUsage]:
-    """Return a summary of a conversation, and what it cost."""
-    result = await Agent(model, instructions=SUMMARISE).run(
-        "Summarise the conversation now.", message_history=list(messages)
-    )
-    return str(result.output), result.usage
-
-
-def summary_message(text: str, todos: str | None) -> ModelMessage:
-    """Return the message that stands in the place of what was summarised, with the todo list as it is."""
-    listed = f"\n\nThe todo list: {todos}" if todos else ""
-    return ModelRequest(parts=[UserPromptPart(encodable(f"{CALLED}{text}{listed}"))])
+def content_text(part: Any) -> str:
+    """Return the words of a part: of a prompt with files among them, of a tool's result that is a value."""
+    content = part.content
+    if isinstance(content, str):
+        return content
+    if isinstance(part, UserPromptPart):
+        return "\n".join(piece if isinstance(piece, str) else "[a file]" for piece in content)
+    return json.dumps(to_jsonable_python(content, fallback=repr), ensure_ascii=False)
 
 
 def tokens_of(message: ModelMessage) -> int:

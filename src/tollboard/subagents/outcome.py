@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tollboard.runtime import outcome
 from tollboard.runtime.approval import ALL_DECISIONS
 from tollboard.runtime.event import Usage
+from tollboard.runtime.question import Question
 
 
 class Status(StrEnum):
@@ -22,6 +24,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+CANCELLED = "it was cancelled"
 ENDED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
 """The statuses in which nothing more will happen."""
 
@@ -43,6 +46,8 @@ class ActionRequest:
     path: tuple[str, ...] = ()
     sub_agent_id: str = ""
     schema: Mapping[str, object] | None = field(repr=False, default=None)
+    questions: tuple[Question, ...] = field(repr=False, default=())
+    """What is asked, when the call only asks: the decision is an answer then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,14 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(outcome.Completed):
     """It is done. `extra` is the completion tool's result as a value, when there is such a tool."""
 
     result: str = field(repr=False)
     extra: object = field(repr=False, default=None)
     usage: Usage = field(default_factory=Usage)
+    note: str = ""
+    """What a reader has to be told about the result: that it was cut off at its token limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(outcome.Failed):
     """It ended without a result. `halted_by` names the agent in which a halt was raised."""
 
     reason: str

@@ -22,6 +22,7 @@ from tollboard.subagents.events import (
 )
 from tollboard.subagents.journal import RunJournal
 from tollboard.subagents.outcome import (
+    CANCELLED,
     ENDED,
     Cause,
     Completed,
@@ -44,7 +45,6 @@ logger = logging.getLogger("tollboard.subagents")
 CANCEL_S = 2.0
 """How long a run may take to end once it was cancelled; then it is given up, and its caller is told."""
 LAST_MESSAGES = 5
-CANCELLED = "it was cancelled"
 
 
 class Run:
@@ -69,7 +69,7 @@ class Run:
         clock: Clock,
         observer: Observer | None = None,
         tree: Tree | None = None,
-        above: Run | None = None,
+        nested: bool = False,
     ) -> None:
         from tollboard.subagents.loop import Loop  # Pydantic AI takes most of a second to import
 
@@ -88,7 +88,8 @@ class Run:
         self._observer = None if definition.suppress_events else observer
         self._observers = observer
         self._tree = tree if tree is not None else Tree()
-        self._above = above
+        self._nested = nested
+        """Whether a `task` call started it."""
         self._began: float | None = None
         self._prompted = False
         self._told = False
@@ -116,7 +117,7 @@ class Run:
         return Run(
             definition, instructions, id=id, path=loop.path, parent=self.id, memory=self._memory, deps=loop.deps,
             model=loop.model, limits=loop.limits, clock=self._clock, observer=self._observers, tree=self._tree,
-            above=self,
+            nested=True,
         )  # fmt: skip
 
     async def load(self) -> bool:
@@ -230,11 +231,13 @@ class Run:
         except Exception as exc:
             # A model's client may raise anything; the parent goes on, and is told (A07).
             logger.warning("sub-agent %s (%s) failed: %s", self.definition.name, self.id, type(exc).__name__)
-            outcome = Failed(f"{type(exc).__name__}: {exc}", _cause(exc))
+            from tollboard.subagents.failures import cause_of, reason_of
+
+            outcome = Failed(reason_of(exc), cause_of(exc))
         usage = self.loop.total()
         match outcome:
-            case Completed(result, extra):
-                return Completed(result, extra, usage)
+            case Completed(result, extra, note=note):
+                return Completed(result, extra, usage, note)
             case Failed(reason, cause, by):
                 return Failed(reason, cause, by, usage)
         return outcome
@@ -278,7 +281,7 @@ class Run:
 
     def _forget(self) -> None:
         """Leave nothing behind of a run that a `task` call started (A29): its parent has its usage and its result."""
-        if self._above is not None and self._tree.runs.get(self.id) is self:
+        if self._nested and self._tree.runs.get(self.id) is self:
             self._tree.drop(self.id)
 
     @property
@@ -328,11 +331,11 @@ class Run:
         match outcome:
             case Completed(result, _, usage):
                 self._tell(lambda: SubAgentCompleted(self.id, name, result, took, usage))
-            case Failed(_, Cause.CANCELLED):
-                self._tell(lambda: SubAgentCancelled(self.id, name, tuple(messages), self.turns))
-            case Failed(reason):
+            case Failed(_, Cause.CANCELLED, _, usage):
+                self._tell(lambda: SubAgentCancelled(self.id, name, tuple(messages), self.turns, took, usage))
+            case Failed(reason, _, _, usage):
                 last = tuple(messages[-LAST_MESSAGES:])
-                self._tell(lambda: SubAgentFailed(self.id, name, reason, last, self.turns))
+                self._tell(lambda: SubAgentFailed(self.id, name, reason, last, self.turns, took, usage))
         self._forget()
 
 
@@ -343,14 +346,10 @@ _STATUS: dict[type[Outcome], Status] = {
 }
 
 
-def _cause(exc: Exception) -> Cause:
-    return Cause.LIMIT if type(exc).__name__ == "UsageLimitExceeded" else Cause.MODEL
-
-
 def _plain(outcome: Outcome) -> dict[str, Any] | None:
     match outcome:
-        case Completed(result, extra):
-            return {"result": result, "extra": extra}
+        case Completed(result, extra, note=note):
+            return {"result": result, "extra": extra, "note": note}
         case Failed(reason, cause, by):
             return {"reason": reason, "cause": cause.value, "halted_by": by}
     return None
@@ -360,5 +359,5 @@ def _outcome(plain: dict[str, Any] | None, usage: Usage) -> Outcome | None:
     if plain is None:
         return None
     if "result" in plain:
-        return Completed(plain["result"], plain["extra"], usage)
+        return Completed(plain["result"], plain["extra"], usage, plain.get("note", ""))
     return Failed(plain["reason"], Cause(plain["cause"]), plain["halted_by"], usage)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tollboard.errors import InvalidOption
 from tollboard.ids import check_name, new_ref
 from tollboard.runtime.approval import ALL_DECISIONS
+from tollboard.subagents.ask_tool import ASK_PERSON
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent, Tool
@@ -33,7 +34,7 @@ MAX_PROMPT = 200_000
 MAX_RUNS = 50
 GENERAL_PURPOSE = "general-purpose"
 TASK_TOOLS = ("task", "get_task_instructions")
-ASKING_TOOLS = ("ask_user",)
+ASKING_TOOLS = ("ask_user", ASK_PERSON)
 """What a sub-agent never inherits: nobody watches it, so nobody would answer (E75)."""
 
 
@@ -111,6 +112,8 @@ class SubAgentConfig(Definition):
     """Whether it may have no tools at all: a session that only talks."""
     repeatable: frozenset[str] = frozenset()
     """Tools that only look: a crash in the middle of one lets it run again."""
+    full_names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Whole names of tools, as people see them and guards may say them, by names that were made to fit a provider."""
     built: list[Tool[Any]] = field(default_factory=list, init=False, repr=False, compare=False)
     """The tools as Pydantic AI wants them, once they were needed."""
 

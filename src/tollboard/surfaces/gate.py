@@ -3,7 +3,8 @@ its routes; it knows no operation.
 
 On TCP a bearer token is always needed. Over the unix socket the file's mode has decided already, and a token only
 narrows. Host and Origin are checked on both, against pages that make a browser call us (DNS rebinding, cross-site
-requests): a socket may be forwarded to a port (`ssh -L`), and then browsers reach it too.
+requests): a socket may be forwarded to a port (`ssh -L`), and then browsers reach it too. Whatever its token allows, a
+process that an agent has started gets no more than `agents_may`: only a person approves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tollboard.errors import Denied, TollboardError, WireError
 from tollboard.fleet.pools.pools import Pools
 from tollboard.fleet.records import Caller
 from tollboard.fleet.switchboard import Switchboard
-from tollboard.operations.access import ALL, Access, plain, read_token
+from tollboard.operations.access import ALL, PERSON, Access, Asker, Capability, Standing, plain, read_token
 from tollboard.operations.boards import Boards
 from tollboard.operations.wire import DaemonHealth, error_answer, status_of
 
@@ -30,6 +31,8 @@ MAX_DRAIN_BYTES = 32 * 1024 * 1024
 SURFACE_HEADER, CLIENT_HEADER = "x-tollboard-surface", "x-tollboard-client"
 SOCKET_HOSTS = frozenset({"tollboard", "localhost", "127.0.0.1", "[::1]"})
 """Hosts that a request over the unix socket may name, with any port."""
+ASKER = "asker"
+"""Where the server puts, for each request, how to find out whose process opened its connection."""
 _ONCE = frozenset({"host", "origin", "authorization", "content-length"})
 
 Message = MutableMapping[str, Any]
@@ -51,10 +54,24 @@ class Door:
     shutdown: Callable[[], None]
     health: Callable[[], DaemonHealth]
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    agents_may: frozenset[Capability] = frozenset()
+    """What the processes of sessions may do here; a setting of the daemon."""
 
-    def boards(self, caller: Caller) -> Boards:
-        """Return what the operations of this caller run on."""
-        return Boards(self.board.on_behalf_of(caller), self.pools.on_behalf_of(caller))
+    def boards(self, access: Access) -> Boards:
+        """Return what the operations of this client run on: who cannot configure starts things with plain options."""
+        caller, configures = access.caller, access.has(Capability.CONFIGURE)
+        return Boards(
+            self.board.on_behalf_of(caller, configures=configures),
+            self.pools.on_behalf_of(caller, configures=configures),
+        )
+
+    def name_of(self, asker: Asker) -> str:
+        """Return the name of the session, or `pool/worker`, whose process asks."""
+        id, _, worker = (asker.session or "").partition(":")
+        name = self.board.name_of(id) or self.pools.name_of(id)
+        if name is None:
+            return id or "unknown"
+        return f"{name}/{worker}" if worker else name
 
 
 class Gate:
@@ -89,7 +106,11 @@ class Gate:
             refused.headers["www-authenticate"] = "Bearer"
             await refused(scope, receive, send)
             return
-        scope.setdefault("state", {})["access"] = access
+        state = scope.setdefault("state", {})
+        asker = await _asker(state)
+        if asker.standing is not Standing.PERSON:
+            access = access.narrowed(asker, self._door.name_of(asker), self._door.agents_may)
+        state["access"] = access
         await self._bounded(scope, receive, send, int(headers.get("content-length", "0")))
 
     async def _bounded(self, scope: Scope, receive: Receive, send: SendMessage, length: int) -> None:
@@ -120,6 +141,12 @@ class Gate:
 def answer(error: TollboardError, status: int | None = None) -> JSONResponse:
     """Return the answer that says what went wrong."""
     return JSONResponse(error_answer(error).model_dump(), status_code=status or status_of(error))
+
+
+async def _asker(state: MutableMapping[str, Any]) -> Asker:
+    """Return whose process asks. The server finds out once for each connection; without one (in tests) it is ours."""
+    find: Callable[[], Awaitable[Asker]] | None = state.get(ASKER)
+    return PERSON if find is None else await find()
 
 
 def _headers(scope: Scope) -> dict[str, str]:

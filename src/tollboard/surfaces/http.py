@@ -128,7 +128,7 @@ def _add_route(app: FastAPI, door: Door, operation: AnyOperation) -> Run:
         access.require(operation.needs)
         arguments = parse_arguments(operation, await _json(request))
         access.require(operation.needed(arguments))
-        work = operation.run(door.boards(access.caller), arguments)
+        work = operation.run(door.boards(access), arguments)
         # What changes something is carried out, whoever hangs up meanwhile: half a stop helps nobody.
         result = await (_unless_gone(request, door, work) if operation.waits else work)
         return Response(operation.result.dump_json(result), media_type="application/json")

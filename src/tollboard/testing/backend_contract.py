@@ -27,6 +27,7 @@ from tollboard.runtime.approval import ApprovalRequest, Approve, Decision, Edit,
 from tollboard.runtime.backend import Backend, Health, ProcessReport
 from tollboard.runtime.event import TERMINAL, ErrorEvent, Event, ResultEvent, TextEvent, Usage
 from tollboard.runtime.memory import DictMemory, Memory
+from tollboard.runtime.sub_agents import SubAgentNews
 
 MARKER_NAME = "TOLLBOARD_CONTRACT"
 _WAIT_S = 30.0
@@ -45,6 +46,7 @@ class RecordingTurn:
         self.memory: Memory | None = None
         self.decide = decide
         self.requests: list[ApprovalRequest] = []
+        self.sub_agents: list[SubAgentNews] = []
         self.checkpoints: list[tuple[str, Mapping[str, str] | None]] = []
         self.events: list[Event] = []
         self.usage: Usage | None = None
@@ -52,6 +54,10 @@ class RecordingTurn:
         self.asked = asyncio.Event()
         self.begun = asyncio.Event()
         self.spoke = asyncio.Event()
+
+    def sub_agent(self, news: SubAgentNews) -> None:
+        """Record what is told of an agent below."""
+        self.sub_agents.append(news)
 
     async def request_approval(self, request: ApprovalRequest) -> Decision:
         """Record the request; return the decision, or wait for ever."""

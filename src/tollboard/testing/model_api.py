@@ -1,4 +1,4 @@
-"""A loopback stand-in for the APIs of Anthropic (Messages) and OpenAI (Chat Completions, Responses), also streamed.
+"""A loopback stand-in for the APIs of Anthropic, OpenAI (Chat Completions, Responses) and Google, also streamed.
 
 Tests and examples point a model's base URL at it, so that the real clients talk real HTTP without a key:
 
@@ -73,6 +73,11 @@ class ModelAPI:
     @property
     def anthropic_url(self) -> str:
         """The base URL for a client of Anthropic."""
+        return self.url
+
+    @property
+    def google_url(self) -> str:
+        """The base URL for a client of Google."""
         return self.url
 
     @property
@@ -206,20 +211,25 @@ class ModelAPI:
         if reply.status != 200:
             message = reply.text or f"the stand-in was told to answer {reply.status}"
             again = _TRY_AGAIN if reply.retry else _GIVE_UP
-            _respond(writer, wire.error(reply.status, message), reply.status, again)
+            _respond(writer, wire.error(reply.status, message, reply.code), reply.status, again)
             return
         pieces = _sse(wire.events(seen, reply)) if seen.streamed else _halves(wire.plain(seen, reply))
         kind = "text/event-stream" if seen.streamed else "application/json"
         writer.write(_head(200, kind, "transfer-encoding: chunked"))
         first = wire.first if seen.streamed and (reply.text or reply.calls) else 1
         for number, piece in enumerate(pieces):
+            if number == reply.stop_after:
+                break
+            if number == first and reply.fail and seen.streamed:
+                _write(writer, next(_sse(iter([wire.failure(reply.fail)]))))
+                break
             if number == first and reply.cut:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
                 return
             if number == first and reply.hang and not await self._hang(reader):
                 return
-            writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            _write(writer, piece)
             await writer.drain()
         writer.write(b"0\r\n\r\n")
         await writer.drain()
@@ -251,6 +261,10 @@ def _head(status: int, kind: str, *lines: str) -> bytes:
 def _respond(writer: asyncio.StreamWriter, body: object, status: int = 200, *lines: str) -> None:
     data = json.dumps(body).encode()
     writer.write(_head(status, "application/json", f"content-length: {len(data)}", *lines) + data)
+
+
+def _write(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
 
 
 def _halves(body: object) -> Iterator[bytes]:
@@ -305,7 +319,8 @@ class Rules:
         texts = {"{user}": seen.last_user, "{result}": "\n".join(seen.results.values())}
         answer = {key: _filled(value, texts) for key, value in rule.items() if key not in self._own}
         calls = tuple(
-            ToolCall(c["tool"], c.get("arguments", {}), c.get("id")) for c in answer.pop("calls", ())
+            ToolCall(c["tool"], c.get("arguments", {}), c.get("id"), c.get("raw"))
+            for c in answer.pop("calls", ())
         )
         return Reply(calls=calls, **answer)
 

@@ -1,6 +1,7 @@
 """How Anthropic and OpenAI write a conversation on the wire: requests, answers, events of a stream, errors.
 
-`model_api.py` asks `wire_of` which format a path speaks. Nothing here does any input or output.
+`model_api.py` asks `wire_of` which format a path speaks; Google's is in `model_gemini.py`. Nothing here does any input
+or output.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from tollboard.testing.model_gemini import Gemini
 from tollboard.testing.model_wire import (
     Message,
     Reply,
@@ -27,6 +29,8 @@ _SYSTEM = ("system", "developer")
 
 def wire_of(path: str) -> Wire | None:
     """Return the format that is spoken at a path, None for no one's."""
+    if (gemini := Gemini.at(path)) is not None:
+        return gemini
     match path.partition("?")[0]:
         case "/v1/messages" | "/v1/messages/count_tokens":
             return Messages()
@@ -85,10 +89,10 @@ class Messages:
         """Return the whole answer."""
         text = [{"type": "text", "text": reply.text}] if reply.text else []
         calls = [
-            {"type": "tool_use", "id": c.id, "name": c.tool, "input": dict(c.arguments)} for c in reply.calls
+            {"type": "tool_use", "id": c.id, "name": c.tool, "input": json.loads(c.text)} for c in reply.calls
         ]
-        usage = {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens}
-        return self._body(seen, usage) | {"content": text + calls, "stop_reason": self._reason(reply)}
+        usage = self._usage(reply, reply.output_tokens)
+        return self._body(seen, usage) | {"content": text + calls, **self._ended(reply)}
 
     def events(self, seen: Seen, reply: Reply) -> Iterator[tuple[str, object]]:
         """Yield the events of a stream."""
@@ -96,14 +100,14 @@ class Messages:
             yield event["type"], event
 
     def _events(self, seen: Seen, reply: Reply) -> Iterator[dict[str, Any]]:
-        message = self._body(seen, {"input_tokens": reply.input_tokens, "output_tokens": 1})
+        message = self._body(seen, self._usage(reply, 1))
         yield {"type": "message_start", "message": message}
         blocks: list[tuple[dict[str, Any], str, str, str]] = []
         if reply.text:
             blocks.append(({"type": "text", "text": ""}, "text_delta", "text", reply.text))
         for call in reply.calls:
             block: dict[str, Any] = {"type": "tool_use", "id": call.id, "name": call.tool, "input": {}}
-            blocks.append((block, "input_json_delta", "partial_json", json.dumps(dict(call.arguments))))
+            blocks.append((block, "input_json_delta", "partial_json", call.text))
         for index, (start, kind, key, content) in enumerate(blocks):
             yield {"type": "content_block_start", "index": index, "content_block": start}
             for piece in cut(content, reply.chunk):
@@ -111,13 +115,22 @@ class Messages:
             yield {"type": "content_block_stop", "index": index}
         yield {
             "type": "message_delta",
-            "delta": {"stop_reason": self._reason(reply), "stop_sequence": None},
-            "usage": {"output_tokens": reply.output_tokens},
+            "delta": {"stop_sequence": None, **self._ended(reply)},
+            "usage": {"output_tokens": reply.output_tokens if reply.usage else 0},
         }
         yield {"type": "message_stop"}
 
-    def _reason(self, reply: Reply) -> str:
-        return "tool_use" if reply.calls else "end_turn"
+    def _ended(self, reply: Reply) -> dict[str, Any]:
+        said = reply.reason
+        if said is None:
+            said = "tool_use" if reply.calls else "end_turn"
+        refused = {"type": "refusal", "category": None, "explanation": reply.refusal}
+        return {"stop_reason": said or None, **({"stop_details": refused} if reply.refusal else {})}
+
+    def _usage(self, reply: Reply, output_tokens: int) -> dict[str, int]:
+        if not reply.usage:
+            return {"input_tokens": 0, "output_tokens": 0}
+        return {"input_tokens": reply.input_tokens, "output_tokens": output_tokens}
 
     def _body(self, seen: Seen, usage: dict[str, int]) -> dict[str, Any]:
         return {
@@ -131,10 +144,14 @@ class Messages:
             "usage": usage,
         }
 
-    def error(self, status: int, message: str) -> object:
+    def error(self, status: int, message: str, code: str = "") -> object:
         """Return the body of an error."""
-        kind = _ANTHROPIC_ERRORS.get(status, "api_error")
+        kind = code or _ANTHROPIC_ERRORS.get(status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": unique("req")}
+
+    def failure(self, message: str) -> tuple[str, object]:
+        """Return the event of an error inside a stream."""
+        return "error", self.error(500, message)
 
 
 class ChatCompletions:
@@ -170,11 +187,16 @@ class ChatCompletions:
 
     def plain(self, seen: Seen, reply: Reply) -> object:
         """Return the whole answer."""
-        message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": reply.text or None,
+            "refusal": reply.refusal or None,
+        }
         if reply.calls:
-            message["tool_calls"] = [self._call(c, json.dumps(dict(c.arguments))) for c in reply.calls]
+            message["tool_calls"] = [self._call(c, c.text) for c in reply.calls]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(reply)}
-        return self._body(seen, "chat.completion", [choice]) | {"usage": self._usage(reply)}
+        usage = self._usage(reply) if reply.usage else None
+        return self._body(seen, "chat.completion", [choice]) | {"usage": usage}
 
     def events(self, seen: Seen, reply: Reply) -> Iterator[tuple[str, object]]:
         """Yield the events of a stream."""
@@ -184,7 +206,7 @@ class ChatCompletions:
             yield "", body | {"choices": [choice]}
         last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": self._reason(reply)}
         yield "", body | {"choices": [last]}
-        if (seen.body.get("stream_options") or {}).get("include_usage"):
+        if reply.usage and (seen.body.get("stream_options") or {}).get("include_usage"):
             yield "", body | {"usage": self._usage(reply)}
         yield "", "[DONE]"
 
@@ -192,15 +214,19 @@ class ChatCompletions:
         yield {"role": "assistant", "content": ""}
         for piece in cut(reply.text, reply.chunk):
             yield {"content": piece}
+        if reply.refusal:
+            yield {"refusal": reply.refusal}
         for index, call in enumerate(reply.calls):
             yield {"tool_calls": [{"index": index, **self._call(call, "")}]}
-            for piece in cut(json.dumps(dict(call.arguments)), reply.chunk):
+            for piece in cut(call.text, reply.chunk):
                 yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
     def _call(self, call: ToolCall, arguments: str) -> dict[str, Any]:
         return {"id": call.id, "type": "function", "function": {"name": call.tool, "arguments": arguments}}
 
-    def _reason(self, reply: Reply) -> str:
+    def _reason(self, reply: Reply) -> str | None:
+        if reply.reason is not None:
+            return reply.reason or None
         return "tool_calls" if reply.calls else "stop"
 
     def _usage(self, reply: Reply) -> dict[str, int]:
@@ -221,9 +247,13 @@ class ChatCompletions:
             "choices": choices,
         }
 
-    def error(self, status: int, message: str) -> object:
+    def error(self, status: int, message: str, code: str = "") -> object:
         """Return the body of an error."""
-        return _openai_error(status, message)
+        return _openai_error(status, message, code)
+
+    def failure(self, message: str) -> tuple[str, object]:
+        """Return the event of an error inside a stream."""
+        return "", self.error(500, message)
 
 
 class Responses:
@@ -263,7 +293,7 @@ class Responses:
     def plain(self, seen: Seen, reply: Reply) -> object:
         """Return the whole answer."""
         output = [item for _, item, _ in self._items(reply)]
-        return self._body(seen, "completed") | {"output": output, "usage": self._usage(reply)}
+        return self._body(seen, "completed") | self._ended(reply) | {"output": output}
 
     def events(self, seen: Seen, reply: Reply) -> Iterator[tuple[str, object]]:
         """Yield the events of a stream."""
@@ -283,8 +313,26 @@ class Responses:
                 else self._call(place, content, reply)
             )
             yield {"type": "response.output_item.done", "output_index": index, "item": item}
-        done = {"status": "completed", "output": [item for _, item, _ in items], "usage": self._usage(reply)}
-        yield {"type": "response.completed", "response": body | done}
+        if reply.reason == "":
+            return
+        ended = self._ended(reply)
+        done = {"output": [item for _, item, _ in items], **ended}
+        yield {"type": f"response.{ended['status']}", "response": body | done}
+
+    def _ended(self, reply: Reply) -> dict[str, Any]:
+        usage = {"usage": self._usage(reply) if reply.usage else None}
+        match reply.reason:
+            case None | "completed":
+                return {"status": "completed", **usage}
+            case "failed":
+                return {
+                    "status": "failed",
+                    "error": {"code": "server_error", "message": reply.refusal},
+                    **usage,
+                }
+            case reason:
+                details = {"reason": reason} if reason else None
+                return {"status": "incomplete", "incomplete_details": details, **usage}
 
     def _items(self, reply: Reply) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
         """Yield the items of an answer: as they begin, as they end, and what is streamed in between."""
@@ -293,7 +341,7 @@ class Responses:
             part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
             yield item | {"status": "in_progress", "content": []}, item | {"content": [part]}, reply.text
         for call in reply.calls:
-            arguments = json.dumps(dict(call.arguments))
+            arguments = call.text
             item = {"type": "function_call", "id": unique("fc"), "call_id": str(call.id), "name": call.tool}
             yield (
                 item | {"arguments": "", "status": "in_progress"},
@@ -343,12 +391,17 @@ class Responses:
             "tools": [],
         }
 
-    def error(self, status: int, message: str) -> object:
+    def error(self, status: int, message: str, code: str = "") -> object:
         """Return the body of an error."""
-        return _openai_error(status, message)
+        return _openai_error(status, message, code)
+
+    def failure(self, message: str) -> tuple[str, object]:
+        """Return the event of an error inside a stream."""
+        event = {"type": "error", "code": "server_error", "message": message, "param": None}
+        return "error", event | {"sequence_number": 99}
 
 
-def _openai_error(status: int, message: str) -> object:
+def _openai_error(status: int, message: str, code: str) -> object:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    named = code or {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
+    return {"error": {"message": message, "type": kind, "param": None, "code": named}}

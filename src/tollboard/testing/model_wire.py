@@ -5,6 +5,7 @@ The formats are in `model_formats.py`; `model_api.py` serves them. Import the va
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,13 @@ class ToolCall:
     tool: str
     arguments: Mapping[str, object]
     id: str | None = None
+    raw: str | None = None
+    """The arguments as the model writes them, where that is no JSON, or JSON of an odd kind."""
+
+    @property
+    def text(self) -> str:
+        """The arguments as they go out."""
+        return json.dumps(dict(self.arguments)) if self.raw is None else self.raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,19 @@ class Reply:
     """Send the headers and the first piece, then reset the connection."""
     chunk: int = 16
     """How many characters each piece of a streamed answer has."""
+    reason: str | None = None
+    """The provider's word for how the answer ended, such as `length` or `max_tokens`; empty: it never says so. By
+    default the word that fits the answer."""
+    refusal: str = ""
+    """What the provider says of a refusal, where its format has a place for that."""
+    stop_after: int | None = None
+    """End the stream cleanly after so many of its events, as a proxy does that has lost its provider."""
+    fail: str = ""
+    """Send the first piece, then an error of these words inside the stream."""
+    usage: bool = True
+    """Whether tokens are reported; many compatible servers report none when they stream."""
+    code: str = ""
+    """The provider's code of an HTTP error, such as `context_length_exceeded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +87,7 @@ class Seen:
     """A request as it arrived."""
 
     provider: str
-    """`anthropic` or `openai`."""
+    """`anthropic`, `openai` or `google`."""
     model: str
     system: str
     messages: tuple[Message, ...]
@@ -94,8 +115,10 @@ class Seen:
 class Wire(Protocol):
     """How a provider writes a request, an answer, the events of a streamed answer, and an error."""
 
-    first: int
-    """How many events of a stream have gone out with the first piece of text."""
+    @property
+    def first(self) -> int:
+        """How many events of a stream have gone out with the first piece of text."""
+        ...
 
     def read(self, body: dict[str, Any], headers: dict[str, str]) -> Seen:
         """Return the request in our words; what is no request raises one of the errors of a wrong shape."""
@@ -109,8 +132,12 @@ class Wire(Protocol):
         """Yield the events of a streamed answer: a name or nothing, and the data; a string goes out as it is."""
         ...
 
-    def error(self, status: int, message: str) -> object:
+    def error(self, status: int, message: str, code: str = "") -> object:
         """Return the body of an HTTP error."""
+        ...
+
+    def failure(self, message: str) -> tuple[str, object]:
+        """Return the event of an error inside a stream."""
         ...
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tollboard.runtime.approval import Approval, Decision
+from tollboard.runtime.background import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
+from tollboard.runtime.sub_agents import SubAgentNews
 from tollboard.runtime.telemetry import ALL_EVENTS, EventName, Measurements, Metadata, Telemetry
 
 
@@ -81,6 +83,10 @@ class RecordingJournal:
             commit.set_result(None)
         return commit
 
+    def sub_agent(self, ref: str, news: SubAgentNews) -> None:
+        """Note what is told of an agent below a turn."""
+        self.log.append((type(news).__name__, news.id))
+
     def release(self) -> None:
         """Let every held commit resolve, in order."""
         held, self.held = self.held, []
@@ -117,6 +123,10 @@ class RecordingJournal:
     def halted(self, halted: bool) -> asyncio.Future[None]:
         """Note a halt or a resume."""
         return self._note("halted" if halted else "resumed", "")
+
+    def background(self, running: Sequence[BackgroundTask]) -> asyncio.Future[None]:
+        """Note what runs in the background."""
+        return self._note("background", " ".join(task.id for task in running))
 
     def memory(self) -> DictMemory:
         """Return a memory that ends with this journal."""

@@ -10,8 +10,9 @@ from dataclasses import replace
 from tollboard.fleet.pools.asking import POOL_OURS
 from tollboard.fleet.pools.ledger import PoolLedger
 from tollboard.fleet.pools.records import PoolRecord, PoolSpec, PoolView
-from tollboard.fleet.roster import MARKER, BackendDirectory
+from tollboard.fleet.roster import BackendDirectory
 from tollboard.fleet.settings import FleetSettings, check_options, resolve_references
+from tollboard.ids import SESSION_MARKER
 from tollboard.pool.journal import PoolJournal
 from tollboard.pool.opening import options_of
 from tollboard.pool.pool import Pool
@@ -70,12 +71,25 @@ class Host:
         self.settings = settings
         self._backends = backends
 
-    def settle(self, asked: PoolSpec) -> PoolSpec:
-        """Return what is asked with its real path. Raises UnknownBackend, InvalidPath, also for what is not allowed."""
+    def settle(self, asked: PoolSpec, *, configures: bool) -> PoolSpec:
+        """Return what is asked with its real path.
+
+        Raises UnknownBackend, InvalidPath, also for what is not allowed; Denied for what needs `configure`.
+        """
         for backend in _backends_of(asked):
             self.settings.check_backend(backend)
             _ = self._backends.load(backend)
-        return replace(asked, path=self.settings.check_path(asked.path))
+        path = self.settings.check_path(asked.path)
+        if not configures:
+            self._check_powers(asked, path)
+        return replace(asked, path=path)
+
+    def _check_powers(self, asked: PoolSpec, path: str) -> None:
+        """Raise Denied for a role that gets more than whoever may only send may give."""
+        for role in asked.size:
+            said = asked.role(role)
+            given = said.merged(asked.options, same_backend=said.backend is None)
+            self.settings.check_powers(self._backends.load(asked.backend_of(role)), path, given)
 
     async def check(self, asked: PoolSpec) -> PoolSpec:
         """Raise what a backend would raise if the workers were started, else return what was asked."""
@@ -83,7 +97,8 @@ class Host:
             said = asked.role(role)
             backend = self._backends.load(asked.backend_of(role))
             given = options_of(role, said, backend, asked.options, retried=asked.retries > 0)
-            own = check_options(resolve_references(given, os.environ), POOL_OURS)
+            # Checked before what they refer to is put in: a key that was read is one in plain text.
+            own = resolve_references(check_options(given, POOL_OURS), os.environ)
             await backend.check_start({**own, "cwd": asked.path})
         return asked
 
@@ -93,11 +108,12 @@ class Host:
         """Start the pool's workers, and let its backlog wait. Raises what `Pool.start` does."""
         spec = record.spec
         path = self.settings.check_path(spec.path)
-        marker = f"{MARKER}={self.settings.home_id}:{record.id}:{{worker}}"
+        marker = f"{SESSION_MARKER}={self.settings.home_id}:{record.id}:{{worker}}"
         hosted = HostedPool(record)
         hosted.pool = await start_pool(
             record.name, spec, self.runtime, self._backends, self.ledger.pool_journal(record), backlog, first_index,
-            {**resolve_references(spec.options, os.environ), "cwd": path, "env_marker": marker},
+            {**resolve_references(spec.options, os.environ), "cwd": path, "env_marker": marker,
+             **self.settings.ours()},
         )  # fmt: skip
         return hosted
 

@@ -82,6 +82,7 @@ class Pools:
         self, ledger: PoolLedger, runtime: Runtime, backends: BackendDirectory, settings: FleetSettings
     ) -> None:
         self.caller = LOCAL
+        self.configures = True
         self._ledger = ledger
         self._runtime = runtime
         self._settings = settings
@@ -103,11 +104,20 @@ class Pools:
             raise
         return pools
 
-    def on_behalf_of(self, caller: Caller) -> Pools:
-        """Return the same pools with another caller, who is recorded with what it starts (S27)."""
+    def on_behalf_of(self, caller: Caller, *, configures: bool = True) -> Pools:
+        """Return the same pools with another caller, who is recorded with what it starts (S27).
+
+        One that does not configure may only start pools with plain options (`FleetSettings.check_powers`).
+        """
         view = copy.copy(self)
         view.caller = caller
+        view.configures = configures
         return view
+
+    def name_of(self, pool_id: str) -> str | None:
+        """Return the name of a pool at work by its id, `None` if there is none."""
+        found = self._state.find(pool_id) if pool_id else None
+        return None if found is None else found.name
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Accept nothing more, give tasks in flight `grace_s` seconds, then leave the rest to the next start.
@@ -169,7 +179,8 @@ class Pools:
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`."""
         self._open()
-        spec = self._host.settle(ask(name, size, path=fspath(path), backend=backend, asked=asked))
+        asked_for = ask(name, size, path=fspath(path), backend=backend, asked=asked)
+        spec = self._host.settle(asked_for, configures=self.configures)
         record = PoolRecord(
             id=new_ref(), name=name, spec=spec, life=PoolLife.LIVE, created_at=self._runtime.clock.time(),
             created_by=str(self.caller),
@@ -183,9 +194,8 @@ class Pools:
     ) -> PoolSpec:  # fmt: skip
         """See `PoolBoard.check`."""
         self._open()
-        return await self._host.check(
-            self._host.settle(ask(name, size, path=fspath(path), backend=backend, asked=asked))
-        )
+        asked_for = ask(name, size, path=fspath(path), backend=backend, asked=asked)
+        return await self._host.check(self._host.settle(asked_for, configures=self.configures))
 
     async def definition(self, name: str) -> PoolSpec:
         """See `PoolBoard.definition`."""

@@ -6,14 +6,15 @@ connection.py   the seam to the daemon
 output.py text.py failures.py streams.py      tables, JSON, colour; safe text and times; exit codes and hints; streams
     that are closed or full
 sessions.py listing.py prompts.py following.py reading.py summaries.py control.py approvals.py
-    daemon_cmds.py
-review.py question.py keyboard.py editor.py      what waits, one after the other; how a call is shown; what is typed
+    sub_agents.py daemon_cmds.py
+review.py question.py answering.py keyboard.py editor.py      what waits, one after the other; how it is shown; what is
+    typed
 fleet_files.py   fleets written down in a file
 pools.py pool_tasks.py submission.py task_files.py progress.py      workers, their tasks, tasks from files, how far it
     has come
 mcp_cmds.py      what MCP hosts start, and how they are told
 repl_cmd.py      the Python prompt
-doctor.py checks.py demo.py stage.py completion.py
+login.py doctor.py checks.py demo.py stage.py completion.py
 """
 
 from __future__ import annotations

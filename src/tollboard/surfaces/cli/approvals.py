@@ -1,4 +1,4 @@
-"""Commands for decisions: approvals, review, approve, edit, reject."""
+"""Commands for decisions: approvals, review, approve, edit, reject, answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def approvals(
     name: AnyName = None,
     every: Annotated[bool, typer.Option("--all", "-a", help="Show answered and expired ones too.")] = False,
 ) -> int:
-    """Show the calls that wait for a decision, with their arguments.
+    """Show the calls and questions that wait for a person, in full.
 
     \b
     Example:
@@ -57,9 +57,12 @@ def _print_approvals(out: Output, found: Sequence[ApprovalRecord]) -> None:
         print_approval(out, record)
     if not found:
         out.beside("nothing waits for a decision")
-    elif any(record.state == "pending" for record in found):
+    elif waiting := [record for record in found if record.state == "pending"]:
+        asked = any(record.kind == "question" for record in waiting)
         out.beside(
-            "answer: tollboard approve ID · edit ID · reject ID -m WHY, or one after the other: tollboard review"
+            "decide: tollboard approve ID · edit ID · reject ID -m WHY"
+            + (" · answer ID --choose N or TEXT" if asked else "")
+            + ", or one after the other: tollboard review"
         )
 
 
@@ -80,7 +83,7 @@ def review(
         bool, typer.Option("--follow", "-f", help="When nothing is left, wait for what comes, until Ctrl-C.")
     ] = False,
 ) -> int:
-    """Decide what waits, one call after the other, at the terminal.
+    """Decide what waits, one after the other, at the terminal.
 
     \b
     Example:
@@ -89,7 +92,8 @@ def review(
     """
     if cli.out.json or not (sys.stdin.isatty() and cli.out.terminal):
         raise Invalid(
-            "review asks a person at a terminal; a script takes `approvals --json`, then `approve`, `edit` or `reject`"
+            "review asks a person at a terminal; a script takes `approvals --json`, then `approve`, `edit`, `reject` "
+            "or `answer`"
         )
     tally: Counter[str] = Counter()
 
@@ -172,13 +176,73 @@ def reject(
         str, typer.Option("--message", "-m", metavar="TEXT", help="Why; the agent reads it.")
     ] = "",
 ) -> int:
-    """Refuse a call.
+    """Refuse a call, or to answer a question.
 
     \b
     Example:
       tollboard reject 01997a3c-... -m "Not on a Friday"
     """
     return _decide(cli, approval, Reject(message))
+
+
+@command(APPROVALS)
+def answer(
+    cli: Cli,
+    approval: Id,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="TEXT", help="Your own words; - reads standard input.", show_default=False),
+    ] = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--choose", "-c", metavar="[QUESTION=]N",
+            help="An option, by number or label; again for several. With several questions: which one, =, the option.",
+        ),
+    ] = None,
+    reply: Annotated[
+        list[str] | None,
+        typer.Option("--reply", metavar="QUESTION=TEXT", help="Your own words to one of several questions."),
+    ] = None,
+) -> int:  # fmt: skip
+    """Answer a question of an agent.
+
+    \b
+    Example:
+      tollboard answer 4fa203 --choose 2
+      tollboard answer 4fa203 "the one by the sea"
+      tollboard answer 4fa203 --choose store=2 --choose extras=1 --choose extras=3
+    """
+    from tollboard.surfaces.cli.answering import given_answer
+
+    said = sys.stdin.buffer.read().decode("utf-8", "replace").strip() if text == "-" else text
+
+    async def work(board: Client) -> ApprovalRecord | None:
+        record = await find(board, approval)
+        if said is None and not choose and not reply:
+            return await _asked_at_terminal(cli, board, record)
+        return await board.decide(record.id, given_answer(record, said or "", choose or (), reply or ()))
+
+    decided = cli.run(work)
+    if decided is None:
+        raise typer.Abort
+    return cli.show(decided, _print_decided)
+
+
+async def _asked_at_terminal(cli: Cli, board: Client, record: ApprovalRecord) -> ApprovalRecord | None:
+    """Put one approval to the person at the terminal; `None` if it was left open."""
+    if record.state != "pending":
+        raise AlreadyDecided(f"approval {record.id} is {record.state} already, by {record.decided_by}")
+    if cli.out.json or not (sys.stdin.isatty() and cli.out.terminal):
+        raise Invalid(
+            f"nothing to answer with; give TEXT or --choose: tollboard answer {record.id} "
+            + (question.how_to_answer(record.questions) if record.questions else "TEXT")
+        )
+    from tollboard.surfaces.cli.review import Review
+
+    await Review(board, cli.out, record.session, Counter()).one(record)
+    decided = await find(board, record.id)
+    return None if decided.state == "pending" else decided
 
 
 def _decide(cli: Cli, approval: str, decision: Decision) -> int:

@@ -50,6 +50,18 @@ class Daemon:
     """What keeps it from using its database."""
 
 
+async def sandbox() -> Check:
+    """Look whether commands of sessions can run in a sandbox here; it is tried."""
+    from tollboard.backends._sandbox import INSTALL, find_sandbox
+
+    found = await find_sandbox()
+    if found.program:
+        return Check(
+            "sandbox", "ok", f"{found.program} works; `sandbox` in tollboard.toml or of a session uses it"
+        )
+    return Check("sandbox", "warning", found.why, INSTALL if "installed" in found.why else "")
+
+
 def python() -> Check:
     """Look at the interpreter and the SQLite that comes with it."""
     detail = f"{platform.python_version()} ({sys.executable}), SQLite {sqlite3.sqlite_version}"
@@ -130,7 +142,9 @@ def database(places: StateDirectory, *, deep: bool = False) -> Check:
 
 
 def daemon(places: StateDirectory, running: Daemon | TollboardError, version: str) -> Check:
-    """Look at the socket, and at who answers on it."""
+    """Look at the socket, at who answers on it, and at the lock: who owns the directory may be there all the same."""
+    from tollboard.daemon.single import owner_pid
+
     name = "daemon"
     if isinstance(running, Daemon):
         detail = f"running, pid {running.pid}, version {running.version}"
@@ -149,6 +163,11 @@ def daemon(places: StateDirectory, running: Daemon | TollboardError, version: st
         return Check(name, "broken", *parted(str(running)))
     if not isinstance(running, DaemonUnreachable):
         return Check(name, "broken", str(running), f"see {places.log}")
+    if (pid := owner_pid(places)) is not None:
+        return Check(
+            name, "broken", f"running, pid {pid}, but nobody answers on {places.socket}",
+            f"end it: tollboard shutdown (the next command starts another), or see {places.log}",
+        )  # fmt: skip
     if os.path.exists(places.socket):
         detail = f"not running, but {places.socket} was left behind by one that was killed"
         return Check(name, "warning", detail, "nothing to do: the next command replaces it")

@@ -11,6 +11,7 @@ from tollboard.surfaces.cli import (
     doctor,
     fleet_files,
     listing,
+    login,
     mcp_cmds,
     pool_tasks,
     pools,
@@ -18,6 +19,7 @@ from tollboard.surfaces.cli import (
     reading,
     repl_cmd,
     sessions,
+    sub_agents,
     summaries,
 )
 from tollboard.surfaces.cli.app import app
@@ -32,6 +34,7 @@ __all__ = [
     "doctor",
     "fleet_files",
     "listing",
+    "login",
     "mcp_cmds",
     "pool_tasks",
     "pools",
@@ -39,5 +42,6 @@ __all__ = [
     "reading",
     "repl_cmd",
     "sessions",
+    "sub_agents",
     "summaries",
 ]

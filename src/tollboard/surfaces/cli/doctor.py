@@ -62,6 +62,7 @@ def examine(cli: Cli, *, deep: bool = False) -> list[Check]:
         *([settings] if settings else []),
         checks.database(where, deep=deep),
         checks.daemon(where, running, own_version()),
+        asyncio.run(checks.sandbox()),
         *([token] if token else []),
         *backends,
     ]

@@ -43,9 +43,12 @@ HINTS: dict[type[errors.TollboardError], str] = {
     errors.AgentNotFound: "see the sessions: tollboard list (stopped ones too: --all)",
     errors.RequestNotFound: "refs belong to one session: check the name, or see tollboard transcript NAME",
     errors.ApprovalNotFound: "see what waits: tollboard approvals",
+    errors.SubAgentNotFound: "see a session's: tollboard subagents NAME --all",
     errors.AgentExists: "choose another name, or end the other one: tollboard stop NAME",
     errors.SessionBusy: "send it after the turn in flight: --queue",
     errors.SessionHalted: "release it: tollboard resume NAME    or hold the prompt until then: --queue",
+    errors.AnswerNeeded: "answer it: tollboard answer ID --choose N    or: tollboard answer ID TEXT\n"
+    "refuse it: tollboard reject ID -m WHY",
     errors.AlreadyDecided: "see how it ended: tollboard approvals --all",
     errors.KeyReused: "use another --key for another prompt",
     errors.NotCancellable: "end the turn in flight with: tollboard interrupt NAME",

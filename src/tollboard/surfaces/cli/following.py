@@ -186,6 +186,8 @@ def tell_end(out: Output, poll: Poll) -> None:
         else:
             tell_going_on(out, name, ref, "time is up")
     elif poll.status == "completed":
+        if poll.entry.note:
+            out.beside(f"{poll.receipt.session}: {poll.entry.note}", "yellow")
         out.beside(f"{poll.receipt.session} · turn {poll.entry.seq} · {cost_of(poll.entry)}")
     else:
         tell_failure(out, poll)

@@ -53,6 +53,15 @@ class Keyboard:
         finally:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
 
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Show nothing of what is typed meanwhile."""
+        with self.lent():
+            silent = termios.tcgetattr(self._fd)
+            silent[3] &= ~termios.ECHO
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
+            yield
+
     def forget(self) -> None:
         """Drop what was typed so far: it was meant for something that is no longer asked."""
         self._typed = b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +10,10 @@ import typer
 
 from tollboard.surfaces.cli.app import SESSIONS, Name, command
 from tollboard.surfaces.cli.invocation import Cli
-from tollboard.surfaces.cli.output import Cell, Column, Output, plain
+from tollboard.surfaces.cli.output import Cell, Column, Output
+from tollboard.surfaces.cli.text import one_line
 
 if TYPE_CHECKING:
-    from tollboard.fleet.board import Board
     from tollboard.fleet.records import SessionStatus
 
 
@@ -29,27 +29,8 @@ def list_(
       tollboard list
     """
 
-    async def read(board: Board) -> list[dict[str, object]]:
-        statuses = await board.list_sessions(all=every)
-        inbox = await board.inbox(limit=1)
-        unread = {part.session: part.unread for part in inbox.sessions}
-        # A stopped session may carry the name of a live one: only the live one's turns are in the inbox.
-        return [
-            {"status": s, "unread": unread.get(s.name, 0) if s.life != "stopped" else 0} for s in statuses
-        ]
-
-    found = cli.run(read)
-    if cli.out.json:
-        cli.out.document([_flat(row) for row in found])
-        return 0
-    _print_list(cli.out, found)
-    return 0
-
-
-def _flat(row: Mapping[str, object]) -> dict[str, object]:
-    status = plain(row["status"])
-    assert isinstance(status, dict)
-    return {**status, "unread": row["unread"]}
+    found = cli.run(lambda board: board.list_sessions(all=every))
+    return cli.show(found, _print_list)
 
 
 COLUMNS = (
@@ -64,30 +45,37 @@ COLUMNS = (
 )
 
 
-def _print_list(out: Output, found: Sequence[Mapping[str, object]]) -> None:
+def _print_list(out: Output, found: Sequence[SessionStatus]) -> None:
     if not found:
         out.beside("no sessions yet; start one: tollboard start NAME --path DIRECTORY")
         return
-    rows, alarms = [], []
-    for row in found:
-        status: SessionStatus = row["status"]  # type: ignore[assignment]
-        unread = int(str(row["unread"]))
+    rows, below = [], []
+    for status in found:
         rows.append(
             (
-                Cell(status.name, "bold"),
+                Cell(status.address or status.name, "bold"),
                 state_of(status),
                 Cell(str(status.queued), "" if status.queued else "dim"),
                 str(status.turns),
-                Cell(str(unread), "cyan bold" if unread else "dim"),
+                Cell(str(status.unread), "cyan bold" if status.unread else "dim"),
                 status.backend,
                 model_of(status),
                 _short(status.path) if out.terminal else status.path,
             )
         )
-        alarms += [f"! {status.name}: {alarm}" for alarm in _alarms(status)]
+        below += [(f"+ {status.name}: {line}", "dim") for line in _background(out, status)]
+        below += [(f"! {status.name}: {alarm}", "yellow") for alarm in _alarms(status)]
     out.table(COLUMNS, rows)
-    for alarm in alarms:
-        out.line(alarm, "yellow")
+    for line, style in below:
+        out.line(line, style)
+
+
+def _background(out: Output, status: SessionStatus) -> list[str]:
+    """Return a line for each thing that runs beside the session's turns: what, since when."""
+    return [
+        f"{task.kind} in the background since {out.time(task.since)}: {one_line(task.what, 100)}"
+        for task in status.background
+    ]
 
 
 def _alarms(status: SessionStatus) -> list[str]:
@@ -135,7 +123,11 @@ def _print_status(out: Output, status: SessionStatus) -> None:
     if status.in_flight:
         out.field("in flight", status.in_flight)
     out.field("queued", status.queued)
+    for line in _background(out, status):
+        out.field("running", line)
     out.field("turns", status.turns)
+    if status.unread:
+        out.field("unread", status.unread)
     out.field("backend", status.backend)
     for key in sorted({*status.asked, *status.effective} - {"cwd"}):
         asked, runs = status.asked.get(key), status.effective.get(key)

@@ -65,11 +65,13 @@ def serve(
 
     if find_spec("mcp") is None:
         raise BackendUnavailable("MCP needs the package 'mcp'; install it: pip install 'tollboard[mcp]'")
-    known = [str(one) for one in Capability if one is not Capability.ADMIN]
+    known = [str(one) for one in (*GRANTED, Capability.APPROVE)]
     if unknown := [one for one in grant or () if one not in known]:
         raise Invalid(f"{unknown[0]!r} cannot be granted; known are {', '.join(known)}")
+    # A mode in which less is asked is an option like others to the daemon; which modes is for the bridge to hold.
+    configures = {Capability.CONFIGURE} if any_option or mode else frozenset[Capability]()
     policy = Policy(
-        capabilities=GRANTED | {Capability(one) for one in grant or ()},
+        capabilities=GRANTED | {Capability(one) for one in grant or ()} | configures,
         roots=tuple(absolute(one) for one in root or ()),
         backends=tuple(allow_backend or ()), modes=(*MODES, *(mode or ())), options=any_option,
     )  # fmt: skip

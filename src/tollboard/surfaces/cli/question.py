@@ -1,4 +1,5 @@
-"""An approval as a person reads it: who wants to do what, with every argument in full, and changes of files as diffs.
+"""An approval as a person reads it: who wants to do what, with every argument in full, and changes of files as diffs;
+or who asks what, with every option.
 
 Everything here is an agent's and is data: control characters are shown, and no line of an argument can pass for a line
 of ours, because it never begins where our names stand.
@@ -9,11 +10,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tollboard.runtime.question import Question, as_reply
 from tollboard.surfaces.cli.output import GAP, LABEL, Output, plain
 from tollboard.surfaces.cli.text import cells, one_line, wrapped
 
@@ -49,8 +52,10 @@ class Line(NamedTuple):
 
 
 def title(record: ApprovalRecord) -> Line:
-    """Return the line that says who wants to use what."""
-    return Line(None, f"{record.session} wants to use {one_line(record.tool)}", "bold")
+    """Return the line that says who wants to use what, or who asks."""
+    tool = one_line(record.tool)
+    said = f"{record.session} asks ({tool})" if record.questions else f"{record.session} wants to use {tool}"
+    return Line(None, said, "bold")
 
 
 def question(
@@ -71,14 +76,64 @@ def approval(record: ApprovalRecord, time: Callable[[float | None], str]) -> Ite
     yield Line("state", record.state, _STATE_STYLES.get(record.state, "green"))
     yield Line("asked", time(record.requested_at))
     yield from _origin(record)
-    yield from argument_lines(record.arguments)
+    yield from question_lines(record) if record.questions else argument_lines(record.arguments)
     if record.state == "pending":
         yield Line("allowed", ", ".join(record.allowed))
+        if record.questions:
+            yield Line("answer", f"tollboard answer {record.id} {how_to_answer(record.questions)}")
     elif record.decided_by:
         yield Line("decided", f"{record.decided_by}, {time(record.decided_at)}")
     for key, value in (record.decision or {}).items():
-        if key != "type" and value:
+        if key == "answers" and isinstance(value, Mapping):
+            for name, reply in value.items():
+                yield from _block(str(name), _said(reply))
+        elif key != "type" and value:
             yield from _block(key, _shown(value))
+
+
+def question_lines(record: ApprovalRecord) -> Iterator[Line]:
+    """Yield every question with its options, which are numbered from 1."""
+    for question in record.questions:
+        several = len(record.questions) > 1
+        yield from _block(question.id if several else "question", _headed(question))
+        for number, option in enumerate(question.options, 1):
+            told = f": {option.description}" if option.description else ""
+            yield from _block("", f"{number}  {option.label}{told}")
+        yield Line("", _takes(question), "dim")
+
+
+def _headed(question: Question) -> str:
+    known = question.header in ("", question.id) or question.header.casefold() in question.text.casefold()
+    return question.text if known else f"{question.header}: {question.text}"
+
+
+def _takes(question: Question) -> str:
+    takes = [
+        *(["several of these"] if question.multiple else ["one of these"] if question.options else []),
+        *(["your own words"] if question.free_text else []),
+    ]
+    told = " or ".join(takes)
+    return "".join(
+        (told, "" if question.required else "; may be left out", "; kept nowhere" if question.secret else "")
+    )
+
+
+def how_to_answer(questions: Sequence[Question]) -> str:
+    """Return what stands behind `tollboard answer ID`."""
+    if len(questions) > 1:
+        return " ".join(
+            f"--choose {shlex.quote(each.id)}=N" if each.options else f"--reply {shlex.quote(each.id)}=TEXT"
+            for each in questions
+        )
+    (only,) = questions
+    ways = ("--choose N" if only.options else "", "TEXT" if only.free_text else "")
+    return " | ".join(way for way in ways if way)
+
+
+def _said(reply: object) -> str:
+    if isinstance(reply, Mapping) and reply.get("secret"):
+        return "(kept nowhere)"
+    return ", ".join(as_reply(reply).values)
 
 
 def _origin(record: ApprovalRecord) -> Iterator[Line]:

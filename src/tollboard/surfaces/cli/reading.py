@@ -90,11 +90,15 @@ def print_entry(out: Output, entry: Entry, *, named: bool) -> None:
         f"{mark} {who}#{entry.seq} {entry.status} · {out.time(entry.completed_at)} · {cost_of(entry)} · {entry.ref}",
         f"{style} bold",
     )
+    # Nobody asked for what the agent did by itself: what is shown then is why it did.
+    sign = "~" if entry.origin == "agent" else ">"
     for line in entry.prompt.rstrip("\n").split("\n"):
-        out.line(f"  > {line}", "dim")
+        out.line(f"  {sign} {line}", "dim")
     if entry.text:
         for line in entry.text.rstrip("\n").split("\n"):
             out.line(f"  {line}")
+    if entry.note:
+        out.line(f"  ({entry.note})", "yellow")
     if entry.error:
         out.line(f"  {entry.error}", style)
     out.line()

@@ -24,11 +24,21 @@ from tollboard.errors import (
     TollboardError,
 )
 from tollboard.runtime.approval import APPROVE, EDIT, REJECT, Approve, Reject
+from tollboard.runtime.question import ANSWER, Answer, Question, Reply
+from tollboard.surfaces.cli.answering import typed_reply
 from tollboard.surfaces.cli.approvals import edited
 from tollboard.surfaces.cli.failures import report
 from tollboard.surfaces.cli.keyboard import Keyboard
 from tollboard.surfaces.cli.output import Output, paint, write
-from tollboard.surfaces.cli.question import Line, changed_lines, fitted, needs_root, print_lines, question
+from tollboard.surfaces.cli.question import (
+    Line,
+    changed_lines,
+    fitted,
+    needs_root,
+    print_lines,
+    question,
+    question_lines,
+)
 from tollboard.surfaces.cli.text import count, one_line
 
 if TYPE_CHECKING:
@@ -44,6 +54,7 @@ SKIP, QUIT, WHOLE = "skip", "quit", "whole"
 SKIPPED = "skipped"
 MEANINGS = {
     APPROVE: "let it run as it was asked",
+    ANSWER: "answer it; what you type here that is none of these words is your answer too",
     EDIT: "change its arguments in your editor, then let it run",
     REJECT: "do not let it run, and say why",
     SKIP: "leave it open and go on",
@@ -96,6 +107,12 @@ class Review:
                     else:
                         return
 
+    async def one(self, record: ApprovalRecord) -> None:
+        """Ask about this one only."""
+        async with self._feed.followed():
+            with suppress(_Left):
+                await self._put(record, 1)
+
     async def _open(self) -> list[ApprovalRecord] | None:
         """Return what waits and was not skipped, oldest first; `None` while no daemon answers."""
         while True:
@@ -138,16 +155,20 @@ class Review:
 
     async def _described(self, record: ApprovalRecord) -> list[Line]:
         root: Path | None = None
+        columns = shutil.get_terminal_size().columns
+        if record.questions:
+            return list(fitted(question(record, self._out.time, list(question_lines(record))), columns))
         if needs_root(record.arguments):
             with suppress(NotFound, DaemonUnreachable):
                 root = Path((await self._board.status(record.session)).path)
         arguments = list(changed_lines(record.arguments, root))
-        columns = shutil.get_terminal_size().columns
         return list(fitted(question(record, self._out.time, arguments), columns))
 
     async def _settled(self, record: ApprovalRecord, page: _Page) -> str:
         """Ask until something is decided, or it is skipped; return approved, edited, rejected or skipped."""
-        choices = [*(kind for kind in (APPROVE, EDIT, REJECT) if kind in record.allowed), SKIP, QUIT]
+        # A plan may be approved or rejected as a call is: then there is nothing more to answer.
+        kinds = (APPROVE, EDIT, REJECT) if APPROVE in record.allowed else (ANSWER, EDIT, REJECT)
+        choices = [*(kind for kind in kinds if kind in record.allowed), SKIP, QUIT]
         self._keyboard.forget()
         while True:
             chosen = await self._chosen(record, page, choices)
@@ -173,6 +194,9 @@ class Review:
     async def _decided(self, record: ApprovalRecord, chosen: str) -> ApprovalRecord | None:
         if chosen == APPROVE:
             return await self._board.decide(record.id, Approve())
+        if chosen == ANSWER or chosen not in MEANINGS:
+            answer = await self._answer(record, "" if chosen == ANSWER else chosen)
+            return None if answer is None else await self._board.decide(record.id, answer)
         if chosen == EDIT:
             with self._keyboard.lent():
                 decided = await edited(self._board, record)
@@ -181,6 +205,30 @@ class Review:
             return decided
         why = await self._typed("why? The agent reads it. Enter: no reason, Ctrl-D: back > ", record)
         return None if why is None else await self._board.decide(record.id, Reject(why.strip()))
+
+    async def _answer(self, record: ApprovalRecord, typed: str) -> Answer | None:
+        """Return what the person says to each question, `None` if they went back. `typed`: said to the only one."""
+        if typed:
+            return Answer(answers={record.questions[0].id: typed_reply(record.questions[0], typed)})
+        replies: dict[str, Reply] = {}
+        for each in record.questions:
+            line = await self._reply_line(each, record)
+            if line is None:
+                return None
+            if line.strip():
+                replies[each.id] = typed_reply(each, line)
+        return Answer(answers=replies)
+
+    async def _reply_line(self, asked: Question, record: ApprovalRecord) -> str | None:
+        what = "numbers, commas between" if asked.multiple else "number" if asked.options else ""
+        ways = " or ".join(way for way in (what, "your own words" if asked.free_text else "") if way)
+        prompt = f"{one_line(asked.header or asked.id)}: {ways}. Ctrl-D: back > "
+        if not asked.secret:
+            return await self._typed(prompt, record)
+        with self._keyboard.hidden():
+            typed = await self._typed(prompt, record)
+        self._out.line()
+        return typed
 
     async def _chosen(self, record: ApprovalRecord, page: _Page, choices: Sequence[str]) -> str:
         """Return one of the choices; show more of the question, or what the choices mean, when asked to."""
@@ -196,6 +244,8 @@ class Review:
                 self._out.beside(f"not all of it was shown; to approve all the same type {APPROVE!r} in full")
             elif chosen := next((choice for choice in choices if word in (choice, choice[0])), None):
                 return chosen
+            elif ANSWER in choices and len(record.questions) == 1 and word and word not in MEANINGS:
+                return (typed or "").strip()
             else:
                 for choice in choices:
                     self._out.beside(f"{choice[0]}  {MEANINGS[choice]}")

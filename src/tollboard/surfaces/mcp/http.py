@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollboard.errors import BackendUnavailable
 from tollboard.fleet.records import Caller
-from tollboard.operations.access import Access, Capability
+from tollboard.operations.access import AGENT, Access, Capability
 from tollboard.surfaces.gate import Door, Receive, Scope, SendMessage
 from tollboard.surfaces.mcp.policy import ASKED, GRANTED, SURFACE, Policy
 
@@ -70,13 +70,18 @@ class McpOverHttp:
         from tollboard.surfaces.mcp.server import Reach
 
         access: Access = context.request.state.access
-        boards = self._door.boards(Caller(SURFACE, access.caller.client))
-        policy = Policy(capabilities=granted(access))
+        if access.caller.surface == AGENT:
+            narrow = Policy(capabilities=access.capabilities, options=True)
+            return Reach(self._door.boards(access), narrow, reader=reader_named(access.caller.client))
+        # Which options: that is what the token may do, and the boards hold it.
+        policy = Policy(capabilities=granted(access), options=True)
+        boards = self._door.boards(Access(Caller(SURFACE, access.caller.client), policy.capabilities))
         # A token has a name, and that is who reads; the admin token's bearers are told apart by what they say.
         reader = None if Capability.ADMIN in access.capabilities else reader_named(access.caller.client)
         if Capability.APPROVE not in policy.capabilities:
             return Reach(boards, policy, reader=reader)
-        return Reach(boards, policy, self._door.boards(Caller(ASKED, access.caller.client)), reader)
+        person = Access(Caller(ASKED, access.caller.client), frozenset({Capability.APPROVE}))
+        return Reach(boards, policy, self._door.boards(person), reader)
 
 
 def granted(access: Access) -> frozenset[Capability]:
@@ -87,4 +92,4 @@ def granted(access: Access) -> frozenset[Capability]:
     """
     if Capability.ADMIN in access.capabilities:
         return GRANTED
-    return access.capabilities & (GRANTED | {Capability.APPROVE})
+    return access.capabilities & (GRANTED | {Capability.APPROVE, Capability.CONFIGURE})

@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tollboard.errors import Denied, InvalidPath
+from tollboard.backends import load
+from tollboard.errors import Denied, InvalidPath, UnknownBackend
 from tollboard.operations.access import Capability
+from tollboard.runtime.options import split_options
 
 SURFACE, ASKED = "mcp", "mcp-person"
 """Who did it: a model, or the person at its host who was asked."""
 GRANTED = frozenset({Capability.READ, Capability.SEND})
 MODES = ("default", "plan")
 """Permission modes in which a session asks before it does anything that cannot be undone."""
-OPTIONS = frozenset(
-    {"model", "permission_mode", "disallowed_tools", "system_prompt", "max_turns", "watchdog_s", "silence_s",
-     "approval_timeout_s", "max_queued", "max_runs", "limits", "summarise_at", "delay", "chunks", "fail", "script"}
-)  # fmt: skip
-"""Options that give a session no more rights than it has without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +45,26 @@ class Policy:
         if self.roots:
             self._check_path(path)
         mode = options.get("permission_mode")
-        if mode is not None and mode not in self.modes:
+        if mode is not None and mode not in self.modes and not self.options:
             raise Denied(
                 f"permission_mode {mode!r} is above what is allowed here ({', '.join(self.modes)}); only a person can "
                 f"raise it: tollboard mcp --mode {mode}"
             )
-        if not self.options and (more := sorted(set(options) - OPTIONS)):
+
+        if not self.options:
+            self._check_options(backend, options)
+
+    def _check_options(self, backend: str, options: Mapping[str, object]) -> None:
+        """Hold what the daemon holds too, unless a mode that was allowed here had it give more."""
+        try:
+            powers = load(backend).powers(split_options(dict(options))[1])
+        except UnknownBackend:
+            return  # the daemon says so, and what it knows
+        # The mode was looked at above.
+        if more := [power for power in powers if power != "permission_mode"]:
             raise Denied(
-                f"option {more[0]!r} is not allowed here; allowed are {', '.join(sorted(OPTIONS))}. Only a person can "
-                "allow the others: tollboard mcp --any-option"
+                f"option {more[0]!r} is not allowed here: it gives a session more rights. Only a person can allow it: "
+                "tollboard mcp --any-option"
             )
 
     def _check_path(self, path: str) -> None:

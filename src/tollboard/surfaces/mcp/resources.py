@@ -48,13 +48,13 @@ async def read(boards: Boards, uri: str, reader: str) -> Page:
         case ["guide"]:
             return Page(uri, MARKDOWN, GUIDE)
         case ["sessions"]:
-            return _page(uri, "list_sessions", await fleet.list_sessions())
+            return _page(uri, "list_sessions", await fleet.list_sessions(reader=reader))
         case ["inbox"]:
             return _page(uri, "inbox", await fleet.inbox(reader=reader, limit=20))
         case ["approvals"]:
             return _page(uri, "approvals", await fleet.approvals())
         case ["sessions", name]:
-            return _page(uri, "status", await fleet.status(name))
+            return _page(uri, "status", await fleet.status(name, reader=reader))
         case ["sessions", name, "transcript"]:
             return _page(uri, "transcript", await fleet.transcript(name, limit=20))
         case ["sessions", name, "summary"]:

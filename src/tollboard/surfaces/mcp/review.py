@@ -27,9 +27,9 @@ from tollboard.surfaces.mcp.schemas import slim_input, slim_output
 
 NAME = "switchboard_review_approvals"
 DESCRIPTION = (
-    "Have the person at this host decide the guarded calls that wait: they are asked directly, call by call, and see "
+    "Have the person at this host decide what waits, calls and questions: they are asked directly, one by one, and see "
     "each in full. Prefer it to switchboard_decide. What they leave open still waits: do not ask again unless they say "
-    "so. What is too long to be shown is not asked: the person finds it with `tollboard approvals`."
+    "so. What is too long to be shown, or secret, is not asked: the person finds it with `tollboard approvals`."
 )
 AT_ONCE = 5
 """Questions of one call: a person should see an end of it."""
@@ -59,7 +59,7 @@ class Answered:
     session: str
     tool: str
     outcome: str
-    """approved, edited, rejected; left_open when it still waits; gone when it was decided elsewhere or has expired."""
+    """approved, edited, rejected, answered; left_open when it still waits; gone: decided elsewhere, or expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,13 @@ def _is_modern(context: Context) -> bool:
 
 
 def _askable(waiting: Mapping[str, ApprovalRecord]) -> list[ApprovalRecord]:
-    short = [record for record in waiting.values() if len(question.message(record)) <= LONGEST_QUESTION]
+    # A host may keep what is filled in, so nobody is asked for a secret there.
+    short = [
+        record
+        for record in waiting.values()
+        if len(question.message(record)) <= LONGEST_QUESTION
+        and not any(one.secret for one in record.questions)
+    ]
     return short[:AT_ONCE]
 
 

@@ -47,6 +47,7 @@ NEXT: Mapping[type[TollboardError], str] = {
     errors.Overloaded: "Wait for what is queued, then try again.",
     errors.RateLimited: "Wait that long, then try again.",
     errors.AlreadyDecided: "switchboard_approvals with all=true shows how it ended.",
+    errors.AnswerNeeded: 'Decide it with {"type": "answer", "choose": [LABEL]} or "text", as the person said.',
     errors.StoreError: "Nothing was accepted. Tell the person: `tollboard doctor` says more.",
     errors.DaemonFrozen: "Tell the person. Before you repeat what changes something, see whether it was done.",
     errors.DaemonError: "Try again in a moment; if it stays so, tell the person: `tollboard doctor` says more.",

@@ -46,8 +46,8 @@ def text_of(value: object) -> str | None:
             return _entries(entries, "nothing new") + ("\nthere is more: ask again" if value.more else "")
         case records.Transcript(entries=entries):
             return _entries(entries, "no turns yet")
-        case records.PollCompleted(text=text):
-            return safe(text)
+        case records.PollCompleted(text=text, entry=entry):
+            return safe(f"{text}\n({entry.note})" if entry.note else text)
         case records.PollFailed(reason=reason, detail=detail):
             return safe(f"failed: {reason}" + (f": {detail}" if detail else ""))
         case records.PollPending(receipt=receipt):
@@ -81,6 +81,8 @@ def _entry(entry: records.Entry) -> str:
     when = f"{ago(entry.completed_at)}, {span(entry.duration_s)}"
     head = f"{mark} {entry.session} #{entry.seq} {entry.status.value}, {when}"
     said = entry.text if entry.text is not None else entry.error or ""
+    if entry.note:
+        said = f"{said}\n({entry.note})"
     return "\n".join(
         (head, *(f"  > {line}" for line in _lines(entry.prompt)), *(f"  {line}" for line in _lines(said)))
     )

@@ -10,6 +10,8 @@ from tollboard.daemon.client import Client
 from tollboard.errors import TollboardError
 from tollboard.fleet.board import Board
 from tollboard.fleet.records import FeedItem
+from tollboard.runtime.approval import Approve, Edit, Reject
+from tollboard.runtime.question import Answer
 from tollboard.surfaces.cli.text import clock, one_line
 
 HELP = """The fleet is at hand as `board`, and its verbs by name. Put `await` before each:
@@ -19,7 +21,9 @@ HELP = """The fleet is at hand as `board`, and its verbs by name. Put `await` be
   await wait([ref])                                         await inbox("api", ack=True)
   await transcript("api")                                   await summary_update("api", "notes")
   await interrupt("api")   await halt("api")   await resume("api")   await stop_session("api")
-  await approvals()                                         await decide(id, {"type": "approve"})
+  await approvals()                                         await decide(id, Approve())
+                                                            await decide(id, Answer("Beta"))
+  await subagents("api")                                    await cancel_subagent(id)
   await pools.start("p", 3, path=".", backend="echo")       await pools.submit("p", ["a", "b"])
 
   tail("api")      show what happens while you type; tail() for all sessions, untail() to stop
@@ -73,5 +77,5 @@ def names_of(client: Client, tails: Tails) -> dict[str, Any]:
     show_help: Callable[[], None] = lambda: print(HELP)  # noqa: E731 # a name at the prompt
     return {
         **verbs, "board": client, "pools": client.pools, "tail": tails.tail, "untail": tails.untail,
-        "help_board": show_help,
+        "help_board": show_help, "Answer": Answer, "Approve": Approve, "Edit": Edit, "Reject": Reject,
     }  # fmt: skip

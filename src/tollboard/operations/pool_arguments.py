@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from tollboard.errors import InvalidOption
 from tollboard.fleet.board import DEFAULT_BACKEND
@@ -67,31 +67,35 @@ class RoleArguments(Arguments):
     options: JsonObject = Field(default_factory=dict)
 
 
+_Roles = Annotated[
+    dict[_Word, RoleArguments | _Count],
+    Field(max_length=MAX_WORKERS),
+    # One line instead of the schema of a role: a model keeps every tool in mind.
+    WithJsonSchema({"type": "object", "description": "{role: {size, prompt, model, backend, options}}"}),
+]
+
+
 class PoolStart(Arguments):
     """See `PoolBoard.start`."""
 
     name: Annotated[str, AfterValidator(check_word), described(pattern=NAME_PATTERN)]
-    size: _Size | None = Field(default=None, description="How many workers, or how many of each role.")
+    size: _Size | None = None
     path: Annotated[str, AfterValidator(check_path), described(minLength=1, maxLength=MAX_PATH)]
     backend: _Word = DEFAULT_BACKEND
     role: _Word | None = None
-    roles: Annotated[dict[_Word, RoleArguments | _Count], Field(max_length=MAX_WORKERS)] | None = Field(
-        default=None, description="Instead of `size`: what the workers of each role are."
-    )
-    conversation: _Word = Field(default="fresh", description="`fresh` for each task, or `kept`.")
+    roles: _Roles | None = None
+    conversation: _Word = Field(default="fresh", description="`fresh` or `kept`.")
     recycle_turns: int | None = None
     recycle_tokens: int | None = None
     strategy: _Word = DEFAULT_STRATEGY
-    rate: float | _Word | None = Field(
-        default=None, description="Submissions: per second, or such as `90/min`."
-    )
+    rate: float | _Word | None = Field(default=None, description="Such as `90/min`.")
     burst: int | None = None
     min: _Size | None = None
     max: _Size | None = None
     retries: int = 0
     max_queued: int = DEFAULT_MAX_QUEUED
     options: Annotated[JsonObject, AfterValidator(_options)] = Field(
-        default_factory=dict, description="The backend's own options and the runtime's, for every worker."
+        default_factory=dict, description="Of every worker."
     )
 
     def asked(self) -> dict[str, object]:

@@ -46,7 +46,7 @@ class PoolBoard(Protocol):
     """Drives the pools of a fleet."""
 
     async def start(
-        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
         **asked: object,
     ) -> PoolView:  # fmt: skip
         """Start a pool of workers that work in `path`; all have started when this returns (P01).
@@ -58,7 +58,7 @@ class PoolBoard(Protocol):
         """
 
     async def check(
-        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
         **asked: object,
     ) -> PoolSpec:  # fmt: skip
         """Raise what `start` would raise, and start nothing; whether the name is taken does not matter.

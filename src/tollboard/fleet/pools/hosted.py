@@ -171,7 +171,6 @@ def view_of(record: PoolRecord, now: PoolStatus | None, *, retry_at: float | Non
         retries=spec.retries,
         max_queued=spec.max_queued,
         conversation=spec.conversation,
-        replaced=0 if now is None else now.replaced,
         notice=None if now is None else now.notice,
         retry_at=retry_at,
         created_at=record.created_at,

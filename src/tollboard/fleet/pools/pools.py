@@ -174,7 +174,7 @@ class Pools:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(
-        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
         **asked: object,
     ) -> PoolView:  # fmt: skip
         """See `PoolBoard.start`."""
@@ -189,7 +189,7 @@ class Pools:
         return (await self._whole(self._start(record))).view()
 
     async def check(
-        self, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
+        self, /, name: str, size: Size | None = None, *, path: str | PathLike[str], backend: str = DEFAULT_BACKEND,
         **asked: object,
     ) -> PoolSpec:  # fmt: skip
         """See `PoolBoard.check`."""

@@ -151,8 +151,6 @@ class PoolView:
     retries: int
     max_queued: int
     conversation: str
-    replaced: int
-    """How many workers were replaced because they failed again and again, since the pool last came to life."""
     notice: str | None
     """The last thing that a person should know of its workers."""
     retry_at: float | None

@@ -21,6 +21,9 @@ from tollboard.surfaces.cli.text import count
 if TYPE_CHECKING:
     from tollboard.fleet.pools.records import PoolDeleted, PoolView
 
+DEFAULT_ROLE = "worker"
+"""That of `tollboard.pool.role`, which is not imported: help must be quick."""
+
 PoolName = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", autocompletion=complete_pool)]
 
 group = typer.Typer(

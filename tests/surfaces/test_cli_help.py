@@ -35,8 +35,8 @@ send, broadcast, poll, wait, cancel, inbox, ack, transcript, tail,
 summary get, summary set, summary edit, summary versions, interrupt, halt, resume, approvals, review, approve, edit,
 reject, answer, subagents, subagent messages, subagent cancel,
 pool start, pool list, pool status, pool scale, pool stop, pool delete, pool submit, pool wait,
-pool results, pool poll, pool cancel, mcp install, repl, serve, shutdown, backup, restore, export, token, login, doctor, demo,
-completion, version
+pool results, pool poll, pool cancel, mcp install, repl, serve, shutdown, backup, restore, export,
+token, login, doctor, demo, completion, version
 """
 
 

@@ -41,7 +41,7 @@ async def test_s13_s27_claude_code_manages_two_sessions(home: Path, tmp_path: Pa
             assert "echo: which tests fail?" in "".join(host.model.results)
             assert [one.name for one in await person.list_sessions()] == ["api", "docs"]
             assert (await person.summary_get("api")).text == "One turn done."
-            assert not (await person.inbox(reader="mcp")).entries
+            assert not (await person.inbox(reader="mcp-claude-code")).entries
             await person.start_session("asks", path=tmp_path, backend="scripted", script=ASKS)
             ref = await person.send("asks", "go")
             async for item in person.tail("asks", after=0):

@@ -218,7 +218,9 @@ def test_the_daemon_has_the_keys_and_the_fleet_comes_back(shell: Shell, home: Pa
     shell.does("shutdown")
     assert shell.run("list", env={"FLEET_TEST_KEY": "k"}).returncode == 0
     assert shell.does("up").splitlines()[1].split()[2] == "unchanged"
-    assert shell.does("up", "--check").splitlines()[1].split()[2] == "unchanged"
+    checked = shell.does("up", "--check").splitlines()
+    assert "OPENAI_API_KEY" in checked[1], "what the file would use is shown"
+    assert "unchanged" in checked[-1].split()
     with sync.connect(home, start=False) as board:
         fleet = Fleet.read(home / "fleet.toml")
         assert [step.action for step in board.up(fleet)] == ["keep"]

@@ -49,7 +49,7 @@ class FleetSettings:
     """Refuse relative ones: who asks a daemon stands in another directory than it does."""
     max_prompt_bytes: int = MAX_PROMPT_BYTES
     max_summary_bytes: int = MAX_SUMMARY_BYTES
-    revive_timeout_s: float = 10.0
+    revive_timeout_s: float = 30.0
     """How long one session may take to come back at start-up, so that none blocks the others."""
 
     def ours(self) -> dict[str, object]:

@@ -330,7 +330,7 @@ def _merged(own: Speech) -> Terminal:
 
 
 def _without_usage(end: Terminal) -> Terminal:
-    return ResultEvent(end.text) if isinstance(end, ResultEvent) else ErrorEvent(end.message)
+    return ResultEvent(end.text) if isinstance(end, ResultEvent) else ErrorEvent(end.message, cause=end.cause)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

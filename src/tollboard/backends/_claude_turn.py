@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -115,7 +116,7 @@ class OwnTurn:
         self._ready += self._translator.events(said)
         if (vain := in_vain(said, self._key_source)) is not None:
             self._given_up = True
-            self._ready += (vain, ErrorEvent(vain.message))
+            self._ready += (vain, ErrorEvent(vain.message, cause=ErrorCause.REFUSED))
         if (used := self._calls.usage(said)) is not None:
             self._ready.append(UsageEvent(used))
 
@@ -138,9 +139,9 @@ class OwnTurn:
             return terminal
         lacks = trouble(self._refusal, None, terminal.message, self._key_source)
         if lacks is None:
-            return ErrorEvent(our_words(terminal.message), terminal.usage)
+            return replace(terminal, message=our_words(terminal.message))
         self._ready.append(lacks)
-        return ErrorEvent(lacks.message, terminal.usage)
+        return replace(terminal, message=lacks.message, cause=ErrorCause.REFUSED)
 
     def _finish(self, terminal: ResultEvent | ErrorEvent) -> None:
         if isinstance(terminal, ResultEvent):

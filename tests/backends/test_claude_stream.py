@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tollboard.backends._claude_stream import INTERRUPTED, UNASKED, Speech, Stream
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import ErrorEvent, ResultEvent
 
 INIT = {"type": "system", "subtype": "init"}

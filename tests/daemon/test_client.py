@@ -25,8 +25,8 @@ from tollboard.errors import (
     DaemonRunning,
     DaemonUnreachable,
     Denied,
+    InvalidOption,
     InvalidPath,
-    WireError,
 )
 from tollboard.fleet.records import FeedItem
 from tollboard.ids import SESSION_MARKER as MARKER
@@ -305,7 +305,7 @@ async def test_what_json_has_no_word_for(home: Path) -> None:
     with DaemonProcess(home):
         async with Client.connect(home, start=False) as board:
             for wrong in (object(), float("nan"), {1, 2}, b"bytes"):
-                with pytest.raises(WireError, match="JSON"):
+                with pytest.raises(InvalidOption, match="JSON"):
                     await board.start_session("api", path=home, backend="echo", option=wrong)
 
 

@@ -52,7 +52,7 @@ async def test_a_database_from_the_future_is_told(home: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ("grase_s = 1", "unknown setting 'grase_s'; known are backends, feed_days"),
+        ("grase_s = 1", "unknown setting 'grase_s'; known are agents_may, backends, feed_days"),
         ("grace_s = 'long'", "grace_s is 'long'"),
         ("tcp_host = '0.0.0.0'", "not loopback"),
         ("=", "cannot be read"),

@@ -11,7 +11,7 @@ from tollboard.errors import SessionBusy
 from tollboard.fleet.records import TurnStatus
 from tollboard.runtime.approval import ApprovalRequest, Approve
 from tollboard.runtime.backend import Host
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 
 TASK = BackgroundTask("t1", "command", "make watch", since=5.0, ref="r1")
 

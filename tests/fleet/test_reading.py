@@ -188,7 +188,7 @@ async def test_s21_readers_have_their_own_cursors_and_can_go_back(fleet: Fleet) 
 async def test_s21_a_cursor_cannot_be_where_no_turn_is(fleet: Fleet, seq: int) -> None:
     await fleet.start()
     await fleet.run("api", "x")
-    with pytest.raises(Invalid, match="turns 1 to 1"):
+    with pytest.raises(Invalid, match="turns 1 to 1" if type(seq) is int else "whole number"):
         await fleet.board.ack("api", seq)
 
 

@@ -155,7 +155,7 @@ def test_secrets_are_references(here: Path) -> None:
     assert read(here, text % "$TEAM_KEY").sessions["a"].options["env"] == {"OPENAI_API_KEY": "$TEAM_KEY"}
     (fault,) = faults(here, text % "sk-in-plain-text")
     assert fault.startswith("[sessions.a]: env.OPENAI_API_KEY looks like a secret")
-    assert "pass '$OPENAI_API_KEY' instead" in fault
+    assert "set a variable in the daemon's environment" in fault
     assert "sk-in" not in fault
     (fault,) = faults(here, '[models.m]\nmodel = "openai:x"\nenv = {OPENAI_API_KEY = "sk"}\n[sessions.a]\n')
     assert fault.startswith("[models.m]: env.OPENAI_API_KEY")

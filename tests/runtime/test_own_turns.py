@@ -12,7 +12,7 @@ from tollboard.runtime import telemetry
 from tollboard.runtime.agent import Prompt, Skip
 from tollboard.runtime.approval import ApprovalRequest, Approve, Reject
 from tollboard.runtime.backend import Turn
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.results import Completed, Failed, Reason
 from tollboard.runtime.runtime import Runtime
 from tollboard.runtime.status import Phase

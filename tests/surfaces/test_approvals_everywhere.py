@@ -33,6 +33,7 @@ COMMANDS = tuple(f"echo {number} > made{number}" for number in range(4))
 SHAPE: dict[str, type] = {
     "id": str, "session": str, "ref": str, "path": str, "tool": str, "arguments": dict, "display": str, "allowed": list,
     "state": str, "requested_at": float, "decided_at": type(None), "decided_by": type(None), "decision": type(None),
+    "kind": str, "questions": list,
 }  # fmt: skip
 
 Document = dict[str, Any]

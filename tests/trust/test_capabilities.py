@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("h")
     home.chmod(0o700)
     config = "tcp_host = '127.0.0.1'\nsend_options = ['add_dirs']"
-    with DaemonProcess(home, config=config) as daemon:
+    with DaemonProcess(home, config=config, env={**os.environ, "ANTHROPIC_API_KEY": "none"}) as daemon:
         yield Served(daemon)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tollboard.backends._claude_events import Line, is_init, outcome
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import ErrorEvent, ResultEvent
 
 Terminal = ResultEvent | ErrorEvent

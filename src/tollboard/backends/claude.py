@@ -37,7 +37,7 @@ from tollboard.errors import BackendUnavailable
 from tollboard.ids import new_ref
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
 from tollboard.runtime.backend import Backend, Health, Host, ProcessReport, Turn
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import Event
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ people goes on too, and asks the same questions. What happens within a turn is i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import AsyncGenerator, Mapping
@@ -36,6 +37,10 @@ __all__ = ["ModelBackend", "ModelSession", "check_model_option"]
 INSTALL = "pip install 'tollboard[models]'"
 
 
+OPENING_S = 20.0
+"""How long a cancel waits for a turn that is being taken up again after a restart."""
+
+
 @dataclass(slots=True, eq=False)
 class ModelSession:
     """One conversation under an id of ours; opened at the first prompt."""
@@ -48,6 +53,8 @@ class ModelSession:
     """The memory where nothing else keeps one: a session without a daemon."""
     conversation: Conversation | None = None
     closing: asyncio.Task[ProcessReport] | None = None
+    opening: asyncio.Event | None = None
+    """Set once the prompt that is being opened can be reached: making a conversation anew may take seconds."""
     sandbox: dict[str, str] = field(default_factory=dict)
     """What `status` shows of the sandbox of its commands."""
 
@@ -98,20 +105,29 @@ class ModelBackend(Backend[ModelSession]):
             await turn.checkpoint(session.id, _effective(session))
             session.reported = True
         opened = session.conversation is not None
+        opening = session.opening = asyncio.Event()
         try:
-            conversation = await _open(session)
-        except TollboardError as wrong:
-            yield ErrorEvent(str(wrong))  # a key that was there when the session was started
-            return
-        if session.sandbox and not opened:
-            await turn.checkpoint(session.id, _effective(session))  # known only now
-        async with conversation.turn(text, turn, turn.memory or session.own) as events:
-            async for event in events:
-                yield event
+            try:
+                conversation = await _open(session)
+            except TollboardError as wrong:
+                yield ErrorEvent(str(wrong))  # a key that was there when the session was started
+                return
+            if session.sandbox and not opened:
+                await turn.checkpoint(session.id, _effective(session))  # known only now
+            async with conversation.turn(text, turn, turn.memory or session.own) as events:
+                opening.set()
+                async for event in events:
+                    yield event
+        finally:
+            opening.set()
         session.answered = True
 
     async def cancel_sub_agent(self, session: ModelSession, id: str) -> bool:
-        """End one sub-agent of the turn in flight, and all below it; its parent goes on."""
+        """End one sub-agent of the turn in flight, and all below it; its parent continues."""
+        if session.opening is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OPENING_S):
+                    await session.opening.wait()
         conversation = session.conversation
         return conversation is not None and await conversation.cancel_sub_agent(id)
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tollboard.runtime import outcome
 from tollboard.runtime.approval import ApprovalKind
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Question
 from tollboard.runtime.request import Origin

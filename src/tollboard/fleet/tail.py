@@ -18,7 +18,7 @@ from tollboard.fleet.records import ApprovalState, FeedItem, FeedPage
 from tollboard.runtime import event as events
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import Approval
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.request import Origin
 from tollboard.runtime.response import Response
 from tollboard.runtime.telemetry import EventName, Measurements, Metadata, Telemetry

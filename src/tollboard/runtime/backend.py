@@ -19,7 +19,7 @@ from tollboard.runtime.memory import Memory
 from tollboard.runtime.sub_agents import SubAgentNews
 
 if TYPE_CHECKING:
-    from tollboard.runtime.background import BackgroundTask
+    from tollboard.runtime.background_task import BackgroundTask
 
 S = TypeVar("S")
 

@@ -8,12 +8,12 @@ about one provider.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tollboard.runtime import telemetry
 from tollboard.runtime.approval import ApprovalRequest, Decision, Reject
 from tollboard.runtime.approvals import ask_outside
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.ending import end_unrun
 from tollboard.runtime.legal import LEGAL, Input
 from tollboard.runtime.request import AGENT, Request
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from tollboard.runtime.machine import Machine
 
 STOPPED = Reject("The session was stopped; this call was not allowed.")
-
-
-@dataclass(frozen=True, slots=True)
-class BackgroundTask:
-    """Something that runs beside the turns. `kind` is `command`, `agent` or the backend's own word for it.
-
-    `what` tells a person what it is, `since` is in Unix seconds, `ref` names the request whose turn started it.
-    """
-
-    id: str
-    kind: str
-    what: str = field(repr=False)
-    since: float
-    ref: str = ""
 
 
 class AgentHost:

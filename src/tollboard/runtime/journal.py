@@ -20,7 +20,7 @@ from tollboard.runtime.request import Request
 from tollboard.runtime.results import Outcome
 
 if TYPE_CHECKING:
-    from tollboard.runtime.background import BackgroundTask
+    from tollboard.runtime.background_task import BackgroundTask
     from tollboard.runtime.memory import Memory
     from tollboard.runtime.sub_agents import SubAgentNews
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tollboard.clock import Clock, Timer
     from tollboard.runtime.approvals import PendingApproval
     from tollboard.runtime.backend import Backend
-    from tollboard.runtime.background import BackgroundTask
+    from tollboard.runtime.background_task import BackgroundTask
     from tollboard.runtime.notifications import Notifications
     from tollboard.runtime.options import AgentOptions
     from tollboard.runtime.runtime import Runtime

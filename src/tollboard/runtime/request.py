@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from tollboard.runtime.approval import Asked
 from tollboard.runtime.event import Usage
 from tollboard.runtime.results import Outcome
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 OnComplete = Callable[[str, Outcome], None]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tollboard.errors import StoreError, StoreUnavailable
 from tollboard.fleet.records import ApprovalState, TurnStatus
 from tollboard.runtime.approval import Approval, Approve, Decision, Edit, Reject, plain_decision
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import Answer, plain_question
 from tollboard.runtime.request import Origin, Request

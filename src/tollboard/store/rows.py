@@ -24,7 +24,7 @@ from tollboard.fleet.records import (
     TurnStatus,
 )
 from tollboard.runtime.approval import ApprovalKind
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.question import read_question
 from tollboard.runtime.request import Origin

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tollboard.runtime.approval import Approval, Decision
-from tollboard.runtime.background import BackgroundTask
+from tollboard.runtime.background_task import BackgroundTask
 from tollboard.runtime.event import Usage
 from tollboard.runtime.memory import DictMemory
 from tollboard.runtime.request import Request

@@ -220,8 +220,9 @@ class _Daemon:
         server = make_server(make_app(door), Peers(SESSION_MARKER, home_id))
         Signals(self._stopping.set, lambda: os._exit(1)).install()
         guard = Guard(
-            self._home, self._owner, unix, serve=server.serve_too, lost=self._stopping.set, beside=self._look
-        )
+            self._home, self._owner, unix, serve=server.serve_too, lost=self._stopping.set,
+            ending=self._stopping.is_set, beside=self._look,
+        )  # fmt: skip
         asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, guard.look)
         _spare_the_collector()
         serving = asyncio.create_task(server.serve(sockets=sockets))

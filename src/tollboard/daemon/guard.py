@@ -29,18 +29,19 @@ class Guard:
     """Keeps the socket of one daemon in its place, and says when the directory is lost.
 
     `serve` makes the daemon answer on one more listening socket; `lost` is called, once, when another daemon has the
-    directory or it is gone; `beside` is called with each look.
+    directory or it is gone; while `ending` is true nothing is put back; `beside` is called with each look.
     """
 
     def __init__(
         self, home: StateDirectory, owner: Ownership, bound: socket.socket, *,
         serve: Callable[[socket.socket], Awaitable[None]], lost: Callable[[], None],
-        beside: Callable[[], None] = lambda: None,
+        ending: Callable[[], bool] = lambda: False, beside: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._home = home
         self._owner = owner
         self._serve = serve
         self._lost = lost
+        self._ending = ending
         self._beside = beside
         self._socket = _identity(home.socket)
         self._database = _identity(home.database)
@@ -72,7 +73,7 @@ class Guard:
             logger.error("%s is not this daemon's any more; it ends", self._home.path)
             self._lost()
             return False
-        if _identity(self._home.socket) != self._socket:
+        if _identity(self._home.socket) != self._socket and not self._ending():
             await self._put_back()
         return True
 

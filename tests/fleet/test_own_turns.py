@@ -22,11 +22,16 @@ async def _host(fleet: Fleet) -> Host:
 
 
 async def _begin(fleet: Fleet, host: Host, cause: str = "the build ended") -> str:
-    """Let the session begin a turn; return its ref once it is under way."""
+    """Let the session begin a turn; return its ref once it is under way. An open gate lets it end only after that."""
+    gate = fleet.gated.gate
+    was_open = gate.is_set()
+    gate.clear()
     assert host.begin_turn(cause)
     ref = (await fleet.board.status("api")).in_flight
     assert ref is not None
     await fleet.gated.reached(ref)
+    if was_open:
+        gate.set()
     return ref
 
 

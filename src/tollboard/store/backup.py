@@ -148,14 +148,18 @@ def _hold(copy: Path, home: Home) -> None:
 
 
 def _set_aside(database: Path) -> Path | None:
-    """Move the database out of the way, with its log, under a name that says when; return the new name."""
+    """Move the database out of the way, with its log, under a name that says when; return the new name.
+
+    The database goes first: after a crash in between, a log without its database is refused at the next start, while
+    a database without its log would have lost its newest changes in silence.
+    """
     if not database.exists():
         return None
     kept = database.with_name(f"{database.name}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
+    database.rename(kept)
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             database.with_name(database.name + suffix).rename(kept.with_name(kept.name + suffix))
-    database.rename(kept)
     return kept
 
 

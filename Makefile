@@ -57,7 +57,7 @@ background: .venv/.all ## the real Claude Code with work in the background, 20 r
 	TOLLBOARD_BACKGROUND_ROUNDS=$${TOLLBOARD_BACKGROUND_ROUNDS:-20} $(BIN)/python -m pytest tests/acceptance/test_background.py -s $(PYTEST_FLAGS)
 
 isolation: .venv/.all ## show over 10,000 tasks that those of a pool do not know each other
-	POOL_TASKS=$${POOL_TASKS:-10000} $(BIN)/pytest tests/acceptance/test_pool_isolation.py -q -s
+	TOLLBOARD_POOL_TASKS=$${TOLLBOARD_POOL_TASKS:-10000} $(BIN)/pytest tests/acceptance/test_pool_isolation.py -q -s
 
 chaos: .venv/.all ## kill the daemon 500 times (TOLLBOARD_CHAOS_KILLS) and look for losses
 	$(BIN)/python -m pytest tests/acceptance -m chaos -s \

@@ -1,6 +1,6 @@
 """Tasks of a pool on a model do not know each other, over many tasks: no marker of one in a request of another (P15).
 
-The short form runs with the others; `POOL_TASKS=10000` is the long one (`make isolation`).
+The short form runs with the others; `TOLLBOARD_POOL_TASKS=10000` is the long one (`make isolation`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tollboard.fleet.pools.pools import Pools
 from tollboard.store.store import Store
 from tollboard.testing.model_api import ModelAPI, Reply, Seen
 
-TASKS = int(os.environ.get("POOL_TASKS", "200"))
+TASKS = int(os.environ.get("TOLLBOARD_POOL_TASKS", "200"))
 WORKERS = 4
 MARKER = re.compile(r"marker-(\d{6})")
 FLAT = 0.01
